@@ -1,0 +1,139 @@
+"""The audit chain: what an event holds, how it is written canonically, chained by hash and verified (P5).
+
+`hash_i = SHA-256(hash_{i-1} || body_i)` where `body_i` is the event as compact JSON with its fields in the order of the
+class below (security.md SD-23). The body is kept as it was hashed, so that verifying never depends on an encoder.
+No secret may enter an event (P6): there is no field for one.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+GENESIS: Final = "0" * 64
+
+
+class EventKind(StrEnum):
+    """The closed set of kinds; each is one topic level below `provision/audit/`."""
+
+    INITIALISED = "initialised"
+    PROFILE_CREATED = "profile-created"
+    TOKEN_CREATED = "token-created"  # noqa: S105 - a kind of event
+    TOKEN_UPDATED = "token-updated"  # noqa: S105 - a kind of event
+    TOKEN_REVOKED = "token-revoked"  # noqa: S105 - a kind of event
+    OPERATOR_CREATED = "operator-created"
+    DEVICE_CREATED = "device-created"
+    PROVISIONED = "provisioned"
+    REPROVISIONED = "reprovisioned"
+    REPEATED = "repeated"
+    REFUSED = "refused"
+    LIMITED = "limited"
+    ACTIVATED = "activated"
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
+    """One outcome or operator action, without its place in the chain.
+
+    `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
+    carried, `count` how many requests an aggregated event stands for, `text` what was changed or said.
+    """
+
+    kind: EventKind
+    at_ms: int
+    actor: str
+    source: str | None = None
+    ref: str | None = None
+    device: str | None = None
+    device_id: str | None = None
+    profile: str | None = None
+    token: str | None = None
+    key: str | None = None
+    credentials_type: str | None = None
+    generation: int | None = None
+    registration: int | None = None
+    state: str | None = None
+    reason: str | None = None
+    count: int | None = None
+    text: str | None = None
+
+
+class ChainedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as it is stored: its place (`seq`, from 1 without gaps), its exact body and its hash (hex)."""
+
+    seq: int
+    kind: EventKind
+    at_ms: int
+    body: str
+    hash: str
+    device_id: str | None = None
+
+
+class _Body(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    event: Event
+
+
+class BrokenChain(ValueError):  # noqa: N818 - it names what is wrong, like the rest of the rules
+    """The stored events are not the ones that were written; `seq` is the first place where that shows."""
+
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(f"audit event {seq}: {why}")
+        self.seq = seq
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+
+def _link(previous_hash: str, body: str) -> str:
+    return hashlib.sha256(previous_hash.encode("ascii") + body.encode()).hexdigest()
+
+
+class ChainHead(msgspec.Struct, frozen=True, gc=False):
+    """The end of the chain: number of events and hash of the last one."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+def chain(head: ChainHead, event: Event) -> tuple[ChainedEvent, ChainHead]:
+    """Put an event behind `head`; give the event to store and the new head."""
+    seq = head.seq + 1
+    body = _encode(_Body(seq, event)).decode()
+    digest = _link(head.hash, body)
+    return ChainedEvent(seq, event.kind, event.at_ms, body, digest, event.device_id), ChainHead(seq, digest)
+
+
+def parse_body(body: str) -> tuple[int, Event]:
+    """Give place and event back from a stored body. Raises `ValueError` when it is not one."""
+    try:
+        parsed = _decode_body(body)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not an audit event: {error}") from error
+    return parsed.seq, parsed.event
+
+
+def verify(events: Iterable[ChainedEvent], *, after: ChainHead | None = None) -> ChainHead:
+    """Check that the events follow `after` without a gap and unchanged; give the head that they lead to.
+
+    Finds every changed, removed, inserted and reordered event. A cut tail shows only against a head that was written
+    down elsewhere (security.md section 6). Raises `BrokenChain`.
+    """
+    head = after or ChainHead()
+    for stored in events:
+        expected = head.seq + 1
+        if stored.seq != expected:
+            raise BrokenChain(expected, f"it is missing; the next one stored is {stored.seq}")
+        if _link(head.hash, stored.body) != stored.hash:
+            raise BrokenChain(stored.seq, "its content or one before it was changed: the hash does not fit")
+        try:
+            seq, event = parse_body(stored.body)
+        except ValueError as error:
+            raise BrokenChain(stored.seq, str(error)) from error
+        columns = (stored.seq, stored.kind, stored.at_ms, stored.device_id)
+        if (seq, event.kind, event.at_ms, event.device_id) != columns:
+            raise BrokenChain(stored.seq, "its columns differ from its body")
+        head = ChainHead(stored.seq, stored.hash)
+    return head

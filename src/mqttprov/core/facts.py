@@ -1,0 +1,121 @@
+"""What the rules know within one transaction, and the effects that change it.
+
+A store loads `Facts` for a batch of requests; deciding one request applies its effects here at once, so that the next
+request of the same batch sees them, and the store writes all effects together (one transaction, P1 and P5).
+"""
+
+import msgspec
+
+from mqttprov.core.lifecycle import LifecycleEvent, transition
+from mqttprov.core.model import Credential, CredentialStatus, Device, LifecycleState, Profile, Token
+
+
+class DeviceFacts(msgspec.Struct):
+    """A device, its live credentials (oldest first), the tokens that registered it, its newest generation's number."""
+
+    device: Device
+    credentials: list[Credential] = []
+    registered_by: set[int] = set()
+    last_generation: int = 0
+
+
+class CreateDevice(msgspec.Struct, frozen=True):
+    """A device comes into being, without credentials yet."""
+
+    device: Device
+
+
+class ProvisionDevice(msgspec.Struct, frozen=True):
+    """A device was given credentials: its state moves on and it takes over labels and the token that did it."""
+
+    device_id: str
+    fold: str
+    state: LifecycleState
+    labels: dict[str, str]
+    token_id: int
+    gateway: bool
+
+
+class CountRegistration(msgspec.Struct, frozen=True, gc=False):
+    """A token is used for a device for the first time; this never comes back (DESIGN section 2)."""
+
+    token_id: int
+    token_key: str
+    device_id: str
+    fold: str
+    at_ms: int
+
+
+class IssueCredential(msgspec.Struct, frozen=True):
+    """The next generation of a device's credential."""
+
+    fold: str
+    credential: Credential
+
+
+class SupersedeCredentials(msgspec.Struct, frozen=True):
+    """These generations can no longer log in."""
+
+    device_id: str
+    fold: str
+    generations: tuple[int, ...]
+
+
+class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
+    """The first login with a generation; the device becomes active."""
+
+    device_id: str
+    fold: str
+    generation: int
+    at_ms: int
+
+
+Effect = (
+    CreateDevice | ProvisionDevice | CountRegistration | IssueCredential | SupersedeCredentials | ActivateCredential
+)
+
+
+class Facts(msgspec.Struct):
+    """Tokens by key, devices by folded name, owners of login keys (device id by login key of a live credential)."""
+
+    tokens: dict[str, Token]
+    devices: dict[str, DeviceFacts]
+    logins: dict[str, str]
+    profiles: dict[int, Profile] = {}
+
+    def apply(self, effect: Effect) -> None:
+        """Make the effect visible to the next decision in the same transaction."""
+        match effect:
+            case CreateDevice(device):
+                self.devices[device.fold] = DeviceFacts(device, [], set(), 0)
+            case IssueCredential(fold, credential):
+                facts = self.devices[fold]
+                facts.credentials.append(credential)
+                facts.last_generation = credential.generation
+                self.logins[credential.login_key] = credential.device_id
+            case CountRegistration(_, token_key, _, fold, _):
+                token = self.tokens[token_key]
+                token.used += 1
+                self.devices[fold].registered_by.add(token.id)
+            case ProvisionDevice():
+                device = self.devices[effect.fold].device
+                device.state, device.labels = effect.state, effect.labels
+                device.token_id, device.gateway = effect.token_id, effect.gateway
+            case SupersedeCredentials(_, fold, generations):
+                self._supersede(self.devices[fold], generations)
+            case ActivateCredential(_, fold, generation, at_ms):
+                facts = self.devices[fold]
+                facts.device.state = transition(facts.device.state, LifecycleEvent.FIRST_LOGIN)
+                for credential in facts.credentials:
+                    if credential.generation == generation:
+                        credential.status = CredentialStatus.ACTIVE
+                        credential.first_login_ms = at_ms
+
+    def _supersede(self, facts: DeviceFacts, generations: tuple[int, ...]) -> None:
+        for credential in facts.credentials:
+            if credential.generation in generations:
+                credential.status = CredentialStatus.SUPERSEDED
+                self.logins.pop(credential.login_key, None)
+        facts.credentials = [c for c in facts.credentials if c.generation not in generations]
+        # Generations of one device may share a login with different passwords.
+        self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)

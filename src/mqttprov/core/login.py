@@ -1,0 +1,191 @@
+"""Logins with operational credentials: who is it, may it, and is it the first time."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.credentials import (
+    basic_login_key,
+    certificate_login_key,
+    password_verifier,
+    token_login_key,
+)
+from mqttprov.core.facts import ActivateCredential, DeviceFacts, Effect, Facts, SupersedeCredentials
+from mqttprov.core.lifecycle import may_log_in
+from mqttprov.core.model import Credential, CredentialStatus, Device, OperatorRole, Profile
+from mqttprov.core.secrets import Keys, equal
+
+
+class Role(StrEnum):
+    """What a principal is; device, or an operator's role."""
+
+    DEVICE = "device"
+    OPERATOR = "operator"
+    OBSERVER = "observer"
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in."""
+
+    role: Role
+    name: str
+    device_id: str = ""
+    generation: int = 0
+    publish_topics: tuple[str, ...] = ()
+    subscribe_topics: tuple[str, ...] = ()
+
+
+class LoginAttempt(msgspec.Struct, frozen=True, gc=False):
+    """What a CONNECT presents. `certificate` is the SHA-256 (hex) of the TLS client certificate's DER."""
+
+    client_id: str
+    username: str | None = None
+    password: str | None = None
+    certificate: str | None = None
+
+    def __repr__(self) -> str:
+        return f"LoginAttempt(client_id={self.client_id!r}, ***)"
+
+
+class LoginFacts(msgspec.Struct, frozen=True):
+    """A credential that one of the attempt's login keys names, with its device and profile."""
+
+    credential: Credential
+    device: Device
+    profile: Profile
+
+
+class OperatorFacts(msgspec.Struct, frozen=True):
+    """An operator's MQTT login; `verifier` is the keyed hash of the password that we made."""
+
+    name: str
+    role: OperatorRole
+    verifier: str
+
+
+class LoginRefusal(StrEnum):
+    """Why a login was refused, for the log."""
+
+    ANONYMOUS = "anonymous"
+    UNKNOWN = "unknown"
+    WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
+    STATE = "state"
+    UNAVAILABLE = "unavailable"
+
+
+class Login(msgspec.Struct, frozen=True):
+    """The outcome: a principal or a refusal. `first` tells that the credential must be activated before CONNACK."""
+
+    principal: Principal | None = None
+    refusal: LoginRefusal | None = None
+    first: bool = False
+    fold: str = ""
+
+
+def login_keys(attempt: LoginAttempt, keys: Keys) -> tuple[str, ...]:
+    """Give the login keys that the attempt may stand for; empty when it presents nothing (anonymous).
+
+    A user name may be an access token, or MQTT_BASIC with or without a bound client id (thingsboard.md section 7); a
+    client certificate counts only when no user name is given.
+    """
+    if attempt.username:
+        token = token_login_key(keys, attempt.username)
+        if attempt.password is None:
+            return (token,)
+        return (
+            token,
+            basic_login_key(keys, attempt.username, attempt.client_id or None),
+            basic_login_key(keys, attempt.username, None),
+        )
+    if attempt.certificate:
+        return (certificate_login_key(keys, attempt.certificate),)
+    return ()
+
+
+def operator_verifier(keys: Keys, name: str, password: str) -> str:
+    """Give what is kept of an operator's password."""
+    return keys.mac("operator-password", name, password)
+
+
+def decide_login(
+    attempt: LoginAttempt, found: Sequence[LoginFacts], operator: OperatorFacts | None, keys: Keys
+) -> Login:
+    """Decide whether the attempt opens a session, and as whom.
+
+    The operator comes first: a device may have chosen a token or user name that is an operator's name.
+    """
+    password = attempt.password or ""
+    if operator is not None and equal(operator_verifier(keys, operator.name, password), operator.verifier):
+        return Login(Principal(Role(operator.role), operator.name))
+    for facts in found:
+        credential = facts.credential
+        if credential.verifier is not None:
+            presented = password_verifier(keys, credential.login_key, password)
+            if not equal(presented, credential.verifier):
+                continue
+        return _decide_device(facts)
+    if found or operator is not None:
+        return Login(refusal=LoginRefusal.WRONG_PASSWORD)
+    return Login(refusal=LoginRefusal.UNKNOWN)
+
+
+def _decide_device(facts: LoginFacts) -> Login:
+    device, profile, credential = facts.device, facts.profile, facts.credential
+    if credential.status is CredentialStatus.SUPERSEDED:
+        return Login(refusal=LoginRefusal.UNKNOWN)
+    if not may_log_in(device.state):
+        return Login(refusal=LoginRefusal.STATE)
+    principal = Principal(
+        Role.DEVICE,
+        device.name,
+        device.id,
+        credential.generation,
+        tuple(p.replace("%d", device.name) for p in profile.publish_topics),
+        tuple(p.replace("%d", device.name) for p in profile.subscribe_topics),
+    )
+    return Login(principal, first=credential.status is CredentialStatus.ISSUED, fold=device.fold)
+
+
+class Activation(msgspec.Struct, frozen=True):
+    """What a first login changes: nothing when another login was faster, or the credential died in between (`ok`)."""
+
+    ok: bool
+    effects: tuple[Effect, ...] = ()
+    event: Event | None = None
+
+
+def activate(fold: str, generation: int, facts: Facts, *, now_ms: int, source: str | None) -> Activation:
+    """Record the first login with a generation: it becomes active, older generations end (DESIGN section 2)."""
+    known = facts.devices.get(fold)
+    credential = _generation(known, generation)
+    if known is None or credential is None or not may_log_in(known.device.state):
+        return Activation(ok=False)
+    if credential.status is CredentialStatus.ACTIVE:
+        return Activation(ok=True)
+    device = known.device
+    effects: list[Effect] = [ActivateCredential(device.id, fold, generation, now_ms)]
+    older = tuple(c.generation for c in known.credentials if c.generation < generation)
+    if older:
+        effects.append(SupersedeCredentials(device.id, fold, older))
+    for effect in effects:
+        facts.apply(effect)
+    event = Event(
+        EventKind.ACTIVATED,
+        now_ms,
+        "device",
+        source=source,
+        device=device.name,
+        device_id=device.id,
+        credentials_type=credential.type,
+        generation=generation,
+        state=device.state,
+    )
+    return Activation(ok=True, effects=tuple(effects), event=event)
+
+
+def _generation(known: DeviceFacts | None, generation: int) -> Credential | None:
+    if known is None:
+        return None
+    return next((c for c in known.credentials if c.generation == generation), None)

@@ -1,0 +1,135 @@
+"""What the rules talk about: profiles, registration tokens, devices, credentials. Values only, no rules.
+
+Times are whole milliseconds since the epoch (`_ms`). Ids of profiles and tokens are the store's integers; a device's id
+is public (it goes into replies) and made from time and entropy by `mqttprov.core.secrets.new_id`.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from mqttprov.core.limits import MIN_SECRET_CHARS
+
+
+class Strategy(StrEnum):
+    """Who may become a device of a profile (ThingsBoard's provision types, thingsboard.md section 6)."""
+
+    ALLOW_CREATE = "allow-create"
+    PRE_PROVISIONED = "pre-provisioned"
+    DISABLED = "disabled"
+
+
+class CredentialsType(StrEnum):
+    """What a device logs in with; the values are ThingsBoard's words on the wire."""
+
+    ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 - the name of a type, not a secret
+    MQTT_BASIC = "MQTT_BASIC"
+    X509_CERTIFICATE = "X509_CERTIFICATE"
+
+
+class ReprovisionPolicy(StrEnum):
+    """What a device gets that asks again after its credential was used (DESIGN 5.6)."""
+
+    REUSE = "reuse"
+    REFUSE = "refuse"
+    SAME_KEY = "same-key"
+
+
+class LifecycleState(StrEnum):
+    """Where a device is in its life; state is permission (P7)."""
+
+    MANUFACTURED = "manufactured"
+    PROVISIONED = "provisioned"
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    DECOMMISSIONED = "decommissioned"
+
+
+class CredentialStatus(StrEnum):
+    """*issued* until its first login, then *active*; *superseded* once a newer generation has logged in."""
+
+    ISSUED = "issued"
+    ACTIVE = "active"
+    SUPERSEDED = "superseded"
+
+
+class OperatorRole(StrEnum):
+    """What a person or program behind the fleet may do over MQTT: everything, or only listen."""
+
+    OPERATOR = "operator"
+    OBSERVER = "observer"
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What a class of devices has in common. Topic patterns may hold `%d`, which stands for the device's name."""
+
+    id: int
+    name: str
+    strategy: Strategy = Strategy.ALLOW_CREATE
+    credentials_type: CredentialsType = CredentialsType.ACCESS_TOKEN
+    reprovision: ReprovisionPolicy = ReprovisionPolicy.REUSE
+    min_secret_chars: int = MIN_SECRET_CHARS
+    unicode_names: bool = False
+    label_keys: tuple[str, ...] = ()  # labels that a device may set for itself in its request
+    publish_topics: tuple[str, ...] = ()  # beside the `me` topics, which every device has
+    subscribe_topics: tuple[str, ...] = ()
+
+
+class Token(msgspec.Struct):
+    """A registration token: `key` names it, the secret behind `verifier` proves it (ThingsBoard's key and secret).
+
+    `used` is the number of registrations, counted once per device; it never goes down. Mutable because `Facts` keeps
+    it up to date within one transaction.
+    """
+
+    id: int
+    profile: Profile
+    name: str
+    key: str
+    verifier: str
+    labels: dict[str, str] = {}
+    max_registrations: int | None = None
+    used: int = 0
+    expires_ms: int | None = None
+    device_name_pattern: str | None = None
+    revoked_ms: int | None = None
+
+
+class Credential(msgspec.Struct):
+    """One generation of what a device logs in with. No secret is in it (P6).
+
+    `login_key` finds it at login and `verifier` checks the password of MQTT_BASIC; both are keyed hashes.
+    `proof` recognises a repeated request (P4). `certificate` is the X.509 certificate (PEM text) and `public_key` the
+    hash of its key, when there is one. `username` and `client_id` are public names. `supplied` tells that the device
+    brought the secret itself, so that we cannot derive it again.
+    """
+
+    device_id: str
+    generation: int
+    type: CredentialsType
+    login_key: str
+    proof: str
+    status: CredentialStatus = CredentialStatus.ISSUED
+    verifier: str | None = None
+    username: str | None = None
+    client_id: str | None = None
+    certificate: str | None = None
+    public_key: str | None = None
+    supplied: bool = False
+    issued_ms: int = 0
+    first_login_ms: int | None = None
+
+
+class Device(msgspec.Struct):
+    """A device. `fold` is the form of the name in which it is unique (P8); `token_id` registered it first."""
+
+    id: str
+    name: str
+    fold: str
+    profile_id: int
+    state: LifecycleState
+    created_ms: int
+    token_id: int | None = None
+    owner: str | None = None
+    labels: dict[str, str] = {}
+    gateway: bool = False

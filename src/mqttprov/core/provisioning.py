@@ -1,0 +1,303 @@
+"""The provisioning decision: a request and the facts go in; an outcome, effects and one audit event come out.
+
+Order of checks (security.md section 3): the secret first, so that nothing is told to somebody who does not have it; all
+read-only checks before anything is consumed. The bytes of NOT_FOUND are the same for every reason, and so is the work.
+"""
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from mqttprov.core import names
+from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.credentials import (
+    CredentialsRefused,
+    Making,
+    Sign,
+    grant,
+    is_recognisable,
+    make_credential,
+    proof_of,
+    same_secret,
+    told_again,
+)
+from mqttprov.core.facts import (
+    CountRegistration,
+    CreateDevice,
+    DeviceFacts,
+    Effect,
+    Facts,
+    IssueCredential,
+    ProvisionDevice,
+    SupersedeCredentials,
+)
+from mqttprov.core.lifecycle import LifecycleEvent, may_provision, transition
+from mqttprov.core.limits import MAX_LIVE_GENERATIONS, MAX_NAME_CHARS
+from mqttprov.core.model import (
+    Credential,
+    CredentialStatus,
+    Device,
+    LifecycleState,
+    Profile,
+    ReprovisionPolicy,
+    Strategy,
+    Token,
+)
+from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
+from mqttprov.core.secrets import Keys, equal, new_id, new_reference
+
+_NO_VERIFIER: Final = "0" * 64  # compared against when there is no such key, so that the work is the same (SD-1)
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a decision needs beside request and facts: time, 48 random bytes, source address, keys, our authority."""
+
+    now_ms: int
+    entropy: bytes
+    keys: Keys
+    source: str | None = None
+    sign: Sign | None = None
+
+    @property
+    def ref(self) -> str:
+        """The public id of this outcome."""
+        return new_reference(self.entropy[:10])
+
+
+class Decision(NamedTuple):
+    """What was decided. The effects are already applied to the facts; the store still has to write them."""
+
+    outcome: Outcome
+    effects: tuple[Effect, ...]
+    event: Event
+
+
+class _Refusal(Exception):  # noqa: N818 - control flow within this module, not an error
+    def __init__(self, reason: Reason, why: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.why = why
+
+
+def device_name_of(request: ProvisionRequest, keys: Keys, entropy: bytes, *, unicode_names: bool) -> str:
+    """Give the device name for a request.
+
+    Without `deviceName` a name is made: derived from the proof when the request can be recognised again, so that a
+    retry meets the same device, else random (ThingsBoard makes one too). Raises `names.InvalidName`.
+    """
+    if request.device_name is not None:
+        return names.normalise_device_name(request.device_name, unicode_names=unicode_names)
+    return keys.derived_name(proof_of(keys, request, None) if is_recognisable(request) else entropy[36:46].hex())
+
+
+def lookup_fold(request: ProvisionRequest, keys: Keys, entropy: bytes) -> str | None:
+    """Give the folded device name that `decide` will look up, for loading facts; None when the name cannot be used."""
+    try:
+        return names.fold(device_name_of(request, keys, entropy, unicode_names=True))
+    except names.InvalidName:
+        return None
+
+
+def decide(request: ProvisionRequest, facts: Facts, context: Context) -> Decision:
+    """Decide one request; apply its effects to `facts`.
+
+    Never raises for anything that a device can send: every refusal is an outcome with its event (P5).
+    """
+    token = facts.tokens.get(request.key)
+    try:
+        _check_token(request, token, context)
+        assert token is not None  # noqa: S101 - _check_token refuses an unknown key
+        return _provision(_Case(request, token, facts, context))
+    except _Refusal as refusal:
+        return _refuse(request, token, refusal.reason, refusal.why, context)
+    except names.InvalidName as error:
+        return _refuse(request, token, Reason.BAD_NAME, str(error), context)
+    except CredentialsRefused as error:
+        return _refuse(request, token, error.reason, str(error), context)
+
+
+def decide_malformed(request: Malformed, context: Context) -> Decision:
+    """Refuse what could not be understood; it is an outcome with an event like any other."""
+    event = Event(
+        EventKind.REFUSED, context.now_ms, "device", source=context.source, ref=context.ref, reason=Reason.MALFORMED
+    )
+    return Decision(refused(Reason.MALFORMED, request.text, ref=context.ref), (), event)
+
+
+def _check_token(request: ProvisionRequest, token: Token | None, context: Context) -> None:
+    presented = context.keys.registration_verifier(request.key, request.secret)
+    proven = equal(presented, token.verifier if token else _NO_VERIFIER)
+    if token is None:
+        raise _Refusal(Reason.UNKNOWN_KEY)
+    if not proven:
+        raise _Refusal(Reason.WRONG_SECRET)
+    if token.profile.strategy is Strategy.DISABLED:
+        raise _Refusal(Reason.DISABLED)
+    if token.revoked_ms is not None:
+        raise _Refusal(Reason.REVOKED)
+    if token.expires_ms is not None and context.now_ms >= token.expires_ms:
+        raise _Refusal(Reason.EXPIRED)
+
+
+class _Case(msgspec.Struct, frozen=True):
+    request: ProvisionRequest
+    token: Token
+    facts: Facts
+    context: Context
+
+
+def _provision(case: _Case) -> Decision:
+    request, token, context = case.request, case.token, case.context
+    profile = token.profile
+    name = device_name_of(request, context.keys, context.entropy, unicode_names=profile.unicode_names)
+    if token.device_name_pattern is not None and not names.name_matches(token.device_name_pattern, name):
+        raise _Refusal(Reason.NAME_NOT_ALLOWED, "this device name is not allowed for this key")
+    _check_labels(request, profile)
+    fold = names.fold(name)
+    proof = proof_of(context.keys, request, fold if request.device_name is not None else None)
+    known = case.facts.devices.get(fold)
+    if known is not None:
+        _check_device(known.device, profile)
+        repeated = _repeated(known, proof)
+        if repeated is not None:
+            secret = told_again(repeated, request, context.keys)
+            return _answer(case, EventKind.REPEATED, repeated, secret, known.device, [])
+        _check_policy(request, known, profile)
+    elif profile.strategy is Strategy.PRE_PROVISIONED:
+        raise _Refusal(Reason.NOT_PRE_PROVISIONED, "this device is not known here")
+    else:
+        device_id = new_id(context.now_ms, context.entropy[10:20])
+        known = DeviceFacts(Device(device_id, name, fold, profile.id, LifecycleState.MANUFACTURED, context.now_ms))
+    limit = token.max_registrations
+    # Read under the store's write lock and counted in the same transaction: exact (P1).
+    if token.id not in known.registered_by and limit is not None and token.used >= limit:
+        raise _Refusal(Reason.EXHAUSTED)
+    return _issue(case, known, proof)
+
+
+def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
+    """Make the next generation for a new or known device and collect everything that this changes."""
+    request, token, context, device = case.request, case.token, case.context, known.device
+    credential, secret = make_credential(
+        Making(
+            request,
+            device,
+            token.profile,
+            known.last_generation + 1,
+            proof,
+            context.keys,
+            context.now_ms,
+            context.entropy[20:36],
+            context.sign,
+        )
+    )
+    effects: list[Effect] = [] if device.fold in case.facts.devices else [CreateDevice(device)]
+    labels = device.labels
+    if token.id not in known.registered_by:
+        effects.append(CountRegistration(token.id, token.key, device.id, device.fold, context.now_ms))
+        labels = {**labels, **token.labels, **request.labels}
+    state = transition(device.state, LifecycleEvent.PROVISION)
+    gateway = device.gateway or request.gateway
+    effects.append(ProvisionDevice(device.id, device.fold, state, labels, token.id, gateway))
+    live = known.credentials
+    for held in live:
+        if same_secret(held, credential):
+            # The device supplied what it already holds: nothing new to tell, and no second credential to keep.
+            return _answer(case, EventKind.REPEATED, held, secret, device, effects)
+    # Its own older generation may have the same login with another password: both work until the new one logs in.
+    if case.facts.logins.get(credential.login_key, device.id) != device.id:
+        raise _Refusal(Reason.CREDENTIALS_TAKEN, "these credentials cannot be used; choose others or let us make them")
+    effects.append(IssueCredential(device.fold, credential))
+    excess = len(live) + 1 - MAX_LIVE_GENERATIONS
+    unused = [c.generation for c in live if c.status is CredentialStatus.ISSUED]
+    if excess > 0 and unused:
+        effects.append(SupersedeCredentials(device.id, device.fold, tuple(unused[:excess])))
+    kind = EventKind.REPROVISIONED if known.last_generation else EventKind.PROVISIONED
+    return _answer(case, kind, credential, secret, device, effects)
+
+
+def _answer(
+    case: _Case, kind: EventKind, credential: Credential, secret: str, device: Device, effects: list[Effect]
+) -> Decision:
+    token, context = case.token, case.context
+    ref = context.ref
+    for effect in effects:
+        case.facts.apply(effect)
+    counted = any(isinstance(effect, CountRegistration) for effect in effects)
+    event = Event(
+        kind,
+        context.now_ms,
+        "device",
+        source=context.source,
+        ref=ref,
+        device=device.name,
+        device_id=device.id,
+        profile=token.profile.name,
+        token=token.name,
+        key=token.key,
+        credentials_type=credential.type,
+        generation=credential.generation,
+        registration=token.used if counted else None,
+        state=device.state,
+    )
+    return Decision(grant(credential, secret, device.name, ref), tuple(effects), event)
+
+
+def _check_labels(request: ProvisionRequest, profile: Profile) -> None:
+    foreign = [key for key in request.labels if key not in profile.label_keys]
+    if foreign:
+        raise _Refusal(Reason.BAD_LABELS, "the request sets labels that its profile does not allow")
+    try:
+        names.check_labels(request.labels)
+    except names.InvalidName as error:
+        raise _Refusal(Reason.BAD_LABELS, str(error)) from error
+
+
+def _check_device(device: Device, profile: Profile) -> None:
+    if device.profile_id != profile.id:
+        raise _Refusal(Reason.OTHER_PROFILE, "a device of this name exists already")
+    if not may_provision(device.state):
+        raise _Refusal(Reason.STATE, "this device may not be provisioned now")
+
+
+def _repeated(known: DeviceFacts, proof: str) -> Credential | None:
+    """Find the unused generation that the same proof was given before (P4); the newest first."""
+    for credential in reversed(known.credentials):
+        if credential.status is CredentialStatus.ISSUED and equal(credential.proof, proof):
+            return credential
+    return None
+
+
+def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profile) -> None:
+    """Decide whether a device that was provisioned before may have the next generation (DESIGN 5.6)."""
+    if known.last_generation == 0:
+        return  # manufactured: this is its first time
+    match profile.reprovision:
+        case ReprovisionPolicy.REFUSE:
+            raise _Refusal(Reason.ALREADY_PROVISIONED, "this device was provisioned before")
+        case ReprovisionPolicy.SAME_KEY:
+            # A certificate proves nothing, since it is public; a CSR is signed with the key.
+            keys_held = {c.public_key for c in known.credentials if c.public_key}
+            if request.csr is None or request.csr.public_key not in keys_held:
+                raise _Refusal(Reason.OTHER_KEY, "this device must prove its key with a 'csr' signed by it")
+        case ReprovisionPolicy.REUSE:
+            pass
+
+
+def _refuse(request: ProvisionRequest, token: Token | None, reason: Reason, why: str, context: Context) -> Decision:
+    # An unknown key may be a secret in the wrong field: only its hash is recorded (P6).
+    unproven = reason in {Reason.UNKNOWN_KEY, Reason.WRONG_SECRET}
+    named = request.device_name.strip() if request.device_name and not unproven else None
+    event = Event(
+        EventKind.REFUSED,
+        context.now_ms,
+        "device",
+        source=context.source,
+        ref=context.ref,
+        device=named[:MAX_NAME_CHARS] if named and reason is not Reason.BAD_NAME else None,
+        profile=token.profile.name if token else None,
+        token=token.name if token else None,
+        key=token.key if token else context.keys.mac("unknown-key", request.key)[:16],
+        reason=reason,
+    )
+    return Decision(refused(reason, why, ref=context.ref), (), event)
