@@ -1,0 +1,184 @@
+"""What a store has to offer, whatever is behind it. The responder and the command line know only this.
+
+One writer transaction at a time; a reader sees what was committed before its question. Everything that changes goes
+through `WriteTransaction`, whose effects and audit events become durable together (P2, P5).
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from mqttprov.core.audit import ChainedEvent, ChainHead, Event
+from mqttprov.core.facts import Effect, Facts
+from mqttprov.core.login import LoginFacts, OperatorFacts
+from mqttprov.core.model import OperatorRole, Profile
+
+
+class StoreUnavailable(Exception):  # noqa: N818 - it names what is wrong
+    """The store cannot be used: missing, locked for too long, damaged, too new, or its disk is full."""
+
+
+class Conflict(Exception):  # noqa: N818 - it names what is wrong
+    """Something of this name exists already."""
+
+
+class ProfileRow(msgspec.Struct, frozen=True):
+    """A profile as it is listed."""
+
+    profile: Profile
+    created_ms: int
+    tokens: int
+    devices: int
+
+
+class TokenRow(msgspec.Struct, frozen=True):
+    """A registration token as it is listed; never its secret, nor the hash of it."""
+
+    id: int
+    name: str
+    key: str
+    profile: str
+    labels: dict[str, str]
+    max_registrations: int | None
+    used: int
+    expires_ms: int | None
+    device_name_pattern: str | None
+    revoked_ms: int | None
+    created_ms: int
+    last_used_ms: int | None
+
+
+class DeviceRow(msgspec.Struct, frozen=True):
+    """A device as it is listed, with its newest generation of credentials."""
+
+    id: str
+    name: str
+    state: str
+    profile: str
+    owner: str | None
+    labels: dict[str, str]
+    token: str | None
+    gateway: bool
+    created_ms: int
+    credentials_type: str | None
+    credential_status: str | None
+    generation: int | None
+    first_login_ms: int | None
+
+
+class CredentialRow(msgspec.Struct, frozen=True):
+    """One generation in a device's history."""
+
+    generation: int
+    type: str
+    status: str
+    supplied: bool
+    issued_ms: int
+    first_login_ms: int | None
+
+
+class NewToken(msgspec.Struct, frozen=True):
+    """A registration token to be stored."""
+
+    profile_id: int
+    name: str
+    key: str
+    verifier: str
+    created_ms: int
+    labels: dict[str, str] = {}
+    max_registrations: int | None = None
+    expires_ms: int | None = None
+    device_name_pattern: str | None = None
+
+
+class Reader(Protocol):
+    """Questions to the store. Each is answered from one consistent state; none waits for the writer."""
+
+    def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
+        """Give the live credentials that at most three login keys name, with device and profile."""
+
+    def find_operator(self, name: str) -> OperatorFacts | None:
+        """Give an operator's login."""
+
+    def certificates(self) -> list[str]:
+        """Give the PEM certificates of all live credentials."""
+
+    def profiles(self, name: str | None = None) -> list[ProfileRow]:
+        """List profiles, or the one of this name."""
+
+    def tokens(self, profile: str | None = None, name_or_key: str | None = None) -> list[TokenRow]:
+        """List registration tokens, by profile and by name or key if given."""
+
+    def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
+        """List devices in the order of their making, or the one of this name."""
+
+    def credentials_of(self, device_id: str) -> list[CredentialRow]:
+        """List all generations of a device's credential, oldest first."""
+
+    def operators(self) -> list[tuple[str, OperatorRole, int]]:
+        """List operators: name, role, time of making in ms."""
+
+    def states(self) -> dict[str, int]:
+        """Count devices by lifecycle state."""
+
+    def events(self, after_seq: int = 0, limit: int = -1) -> Iterator[ChainedEvent]:
+        """Give audit events behind `after_seq` in order, at most `limit` of them (-1: all)."""
+
+    def head(self) -> ChainHead:
+        """Give the end of the audit chain."""
+
+    def published_seq(self) -> int:
+        """Give the place up to which audit events are known to be published."""
+
+    def close(self) -> None:
+        """Let go of what the reader holds."""
+
+
+class WriteTransaction(Protocol):
+    """One transaction of the one writer. Leaving its context commits; an exception rolls everything back."""
+
+    def load(self, token_keys: Collection[str], folds: Collection[str], login_keys: Collection[str]) -> Facts:
+        """Load what the rules need to know about these registration tokens, device names and logins."""
+
+    def write(self, facts: Facts, effects: Sequence[Effect]) -> None:
+        """Write effects that are already applied to `facts`. Raises `LimitExceeded`, which must never happen."""
+
+    def append(self, events: Sequence[Event]) -> list[ChainedEvent]:
+        """Put events at the end of the audit chain."""
+
+    def mark_published(self, seq: int) -> None:
+        """Remember that all events up to `seq` were published."""
+
+    def add_profile(self, profile: Profile, created_ms: int) -> Profile:
+        """Store a new profile; gives it back with its id. Raises `Conflict`."""
+
+    def add_token(self, token: NewToken) -> int:
+        """Store a new registration token; gives its id. Raises `Conflict`."""
+
+    def update_token(self, token: TokenRow) -> None:
+        """Store a token's labels, limit, expiry, name pattern and revocation as given."""
+
+    def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
+        """Store an operator's login. Raises `Conflict`."""
+
+    def reader(self) -> Reader:
+        """Ask questions within this transaction."""
+
+
+class LimitExceeded(Exception):  # noqa: N818 - it names what is wrong
+    """The second wall of P1: a registration above a token's limit reached the store. The batch is rolled back."""
+
+
+class Store(Protocol):
+    """A place for facts."""
+
+    def write(self) -> AbstractContextManager[WriteTransaction]:
+        """Begin the one write transaction. Raises `StoreUnavailable`."""
+
+    def reader(self) -> Reader:
+        """Open a reader for the calling thread. Raises `StoreUnavailable`."""
+
+    def close(self) -> None:
+        """Close the writer."""

@@ -1,0 +1,122 @@
+-- Named statements of the SQLite store. A line `-- name: x` begins the statement that code knows as `x`.
+-- Lists of keys come in as one JSON array, so that a batch costs one step of the engine whatever its size.
+
+-- name: tokens_by_key
+SELECT t.id, t.name, t.key, t.verifier, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
+       t.revoked_ms,
+       p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
+       p.label_keys, p.publish_topics, p.subscribe_topics
+FROM token AS t JOIN profile AS p ON p.id = t.profile_id
+WHERE t.key IN (SELECT value FROM json_each(?));
+
+-- name: devices_by_fold
+SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, last_generation
+FROM device WHERE fold IN (SELECT value FROM json_each(?));
+
+-- name: live_credentials
+SELECT device_id, generation, type, login_key, proof, status, verifier, username, client_id, certificate, public_key,
+       supplied, issued_ms, first_login_ms
+FROM credential
+WHERE device_id IN (SELECT value FROM json_each(?)) AND status <> 'superseded'
+ORDER BY device_id, generation;
+
+-- name: registrations_of
+SELECT device_id, token_id FROM registration WHERE device_id IN (SELECT value FROM json_each(?));
+
+-- name: owners_of_logins
+SELECT login_key, device_id FROM credential
+WHERE login_key IN (SELECT value FROM json_each(?)) AND status <> 'superseded';
+
+-- name: use_token
+UPDATE token SET used = used + :n, last_used_ms = :at_ms
+WHERE id = :id AND (max_registrations IS NULL OR used + :n <= max_registrations);
+
+-- name: update_devices
+UPDATE device SET state = j.state, labels = j.labels, token_id = j.token_id, gateway = j.gateway,
+                  last_generation = j.last_generation
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS labels, value ->> 3 AS token_id,
+             value ->> 4 AS gateway, value ->> 5 AS last_generation
+      FROM json_each(?)) AS j
+WHERE device.id = j.id;
+
+-- name: update_credentials
+UPDATE credential SET status = j.status, first_login_ms = j.first_login_ms
+FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation, value ->> 2 AS status, value ->> 3 AS first_login_ms
+      FROM json_each(?)) AS j
+WHERE credential.device_id = j.device_id AND credential.generation = j.generation;
+
+-- name: chain_head
+SELECT seq, hash FROM audit_event ORDER BY seq DESC LIMIT 1;
+
+-- name: mark_published
+UPDATE outbox SET published_seq = max(published_seq, ?) WHERE id = 1;
+
+-- name: published_seq
+SELECT published_seq FROM outbox WHERE id = 1;
+
+-- name: events_after
+SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: logins
+SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
+       NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
+       d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
+       p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
+       p.label_keys, p.publish_topics, p.subscribe_topics
+FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
+WHERE c.login_key IN (?, ?, ?) AND c.status <> 'superseded';
+
+-- name: operator
+SELECT name, role, verifier FROM operator WHERE name = ?;
+
+-- name: operators
+SELECT name, role, created_ms FROM operator ORDER BY name;
+
+-- name: insert_operator
+INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
+
+-- name: certificates
+SELECT certificate FROM credential WHERE certificate IS NOT NULL AND status <> 'superseded';
+
+-- name: insert_profile
+INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,
+                     publish_topics, subscribe_topics, created_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: profiles
+SELECT p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.created_ms,
+       (SELECT count(*) FROM token AS t WHERE t.profile_id = p.id),
+       (SELECT count(*) FROM device AS d WHERE d.profile_id = p.id)
+FROM profile AS p WHERE ?1 IS NULL OR p.fold = ?1 ORDER BY p.id;
+
+-- name: insert_token
+INSERT INTO token (profile_id, name, fold, key, verifier, labels, max_registrations, expires_ms, device_name_pattern,
+                   created_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: tokens
+SELECT t.id, t.name, t.key, p.name, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
+       t.revoked_ms, t.created_ms, t.last_used_ms
+FROM token AS t JOIN profile AS p ON p.id = t.profile_id
+WHERE (?1 IS NULL OR p.fold = ?1) AND (?2 IS NULL OR t.fold = ?2 OR t.key = ?2) ORDER BY t.id;
+
+-- name: update_token
+UPDATE token SET labels = ?, max_registrations = ?, expires_ms = ?, device_name_pattern = ?, revoked_ms = ? WHERE id = ?;
+
+-- name: devices
+SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
+       c.type, c.status, c.generation, c.first_login_ms
+FROM device AS d
+JOIN profile AS p ON p.id = d.profile_id
+LEFT JOIN token AS t ON t.id = d.token_id
+LEFT JOIN credential AS c ON c.device_id = d.id AND c.generation = d.last_generation
+WHERE ?1 IS NULL OR d.fold = ?1
+ORDER BY d.id;
+
+-- name: credentials_of
+SELECT generation, type, status, supplied, issued_ms, first_login_ms FROM credential
+WHERE device_id = ? ORDER BY generation;
+
+-- name: states
+SELECT state, count(*) FROM device GROUP BY state;
