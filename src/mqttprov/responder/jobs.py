@@ -1,0 +1,177 @@
+"""What the pipeline is asked to do, and how a batch of it becomes one transaction. No threads and no queue here.
+
+A batch is decided and committed together (group commit); nothing is told before `process` returns (P2).
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.credentials import Sign, claimed_login_keys
+from mqttprov.core.facts import Effect
+from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
+from mqttprov.core.login import activate
+from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold
+from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
+from mqttprov.core.secrets import Keys
+from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
+from mqttprov.store.protocol import Store, StoreUnavailable, WriteTransaction
+
+RETRY_AFTER_FAULT_S: Final = 5
+
+_log = logging.getLogger(__name__)
+
+
+class ProvisionJob(msgspec.Struct):
+    """A request to decide. `done` gets the outcome once it is durable."""
+
+    request: ProvisionRequest | Malformed
+    source: str
+    done: Callable[[Outcome], None]
+
+
+class ActivationJob(msgspec.Struct):
+    """The first login with a generation. `done` gets whether the login still stands; None: it could not be recorded."""
+
+    fold: str
+    generation: int
+    source: str
+    done: Callable[[bool | None], None]
+
+
+class LimitedJob(msgspec.Struct):
+    """So many requests from a source were turned away by the limiter: one event for all of them."""
+
+    source: str
+    count: int
+
+
+class PublishedJob(msgspec.Struct):
+    """The outbox has published all events up to this place."""
+
+    seq: int
+
+
+Job = ProvisionJob | ActivationJob | LimitedJob | PublishedJob
+Delivery = tuple[Callable[[Any], None], Any]
+
+
+class BatchProcessor:
+    """Turns jobs into transactions."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        now_ms: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        sign: Sign | None = None,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._now_ms = now_ms
+        self._entropy = entropy
+        self._sign = sign
+
+    def process(self, jobs: Sequence[Job]) -> list[Delivery]:
+        """Do all jobs in one transaction; give what to tell to whom. Never raises.
+
+        If the batch fails for a reason that may lie in one job, each job gets a transaction of its own, so that a bad
+        one never fails its batch.
+        """
+        try:
+            return self._commit(jobs)
+        except StoreUnavailable as error:
+            _log.error("nothing was committed, %d requests are refused: %s", len(jobs), error)
+            return self._failures(jobs)
+        except Exception:  # noqa: BLE001 - whatever it is, the other jobs of the batch must not suffer
+            if len(jobs) == 1:
+                _log.exception("a request failed and was refused")
+                return self._failures(jobs)
+        return [delivery for job in jobs for delivery in self.process([job])]
+
+    def _commit(self, jobs: Sequence[Job]) -> list[Delivery]:
+        now_ms = self._now_ms()
+        entropy = self._entropy(REQUEST_ENTROPY_BYTES * len(jobs))
+        prepared = [self._prepare(job, now_ms) for job in jobs]
+        pieces = [entropy[i * REQUEST_ENTROPY_BYTES : (i + 1) * REQUEST_ENTROPY_BYTES] for i in range(len(jobs))]
+        deliveries: list[Delivery] = []
+        effects: list[Effect] = []
+        events: list[Event] = []
+        with self._store.write() as transaction:
+            facts = self._load(transaction, prepared, pieces)
+            for job, piece in zip(prepared, pieces, strict=True):
+                match job:
+                    case ProvisionJob():
+                        context = Context(now_ms, piece, self._keys, job.source, self._sign)
+                        decision: Decision
+                        if isinstance(job.request, Malformed):
+                            decision = decide_malformed(job.request, context)
+                        else:
+                            decision = decide(job.request, facts, context)
+                        effects.extend(decision.effects)
+                        events.append(decision.event)
+                        deliveries.append((job.done, decision.outcome))
+                    case ActivationJob():
+                        activation = activate(job.fold, job.generation, facts, now_ms=now_ms, source=job.source)
+                        effects.extend(activation.effects)
+                        if activation.event:
+                            events.append(activation.event)
+                        deliveries.append((job.done, activation.ok))
+                    case LimitedJob():
+                        events.append(
+                            Event(EventKind.LIMITED, now_ms, "device", source=job.source, count=job.count,
+                                  reason=Reason.LIMITED)
+                        )  # fmt: skip
+                    case PublishedJob():
+                        transaction.mark_published(job.seq)
+            transaction.write(facts, effects)
+            transaction.append(events)
+        return deliveries
+
+    def _load(self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes]) -> Any:
+        token_keys: set[str] = set()
+        folds: set[str] = set()
+        logins: set[str] = set()
+        for job, piece in zip(jobs, pieces, strict=True):
+            if isinstance(job, ActivationJob):
+                folds.add(job.fold)
+            elif isinstance(job, ProvisionJob) and not isinstance(job.request, Malformed):
+                token_keys.add(job.request.key)
+                logins.update(claimed_login_keys(job.request, self._keys))
+                name = lookup_fold(job.request, self._keys, piece)
+                if name is not None:
+                    folds.add(name)
+        return transaction.load(token_keys, folds, logins)
+
+    @staticmethod
+    def _prepare(job: Job, now_ms: int) -> Job:
+        """Look into certificates and signing requests, which the wire cannot; what does not hold is malformed."""
+        if not isinstance(job, ProvisionJob) or isinstance(job.request, Malformed):
+            return job
+        request = job.request
+        if request.certificate is None and request.csr is None:
+            return job
+        try:
+            certificate = inspect_certificate(request.certificate.pem, now_ms) if request.certificate else None
+            csr = inspect_csr(request.csr.pem) if request.csr else None
+        except BadCertificate as error:
+            return ProvisionJob(Malformed(str(error)), job.source, job.done)
+        inspected = msgspec.structs.replace(request, certificate=certificate, csr=csr)
+        return ProvisionJob(inspected, job.source, job.done)
+
+    @staticmethod
+    def _failures(jobs: Sequence[Job]) -> list[Delivery]:
+        """No event, no credential (P5): what could not be committed is refused, with the advice to come back."""
+        failure = refused(Reason.INTERNAL, "the service is not available now", retry_after_s=RETRY_AFTER_FAULT_S)
+        deliveries: list[Delivery] = []
+        for job in jobs:
+            if isinstance(job, ProvisionJob):
+                deliveries.append((job.done, failure))
+            elif isinstance(job, ActivationJob):
+                deliveries.append((job.done, None))
+        return deliveries

@@ -1,0 +1,181 @@
+"""The state directory: database, master keys, our certificate authority and settings, and who may read them.
+
+Layout: `mqttprov.toml` (commented), `mqttprov.db`, `keys/pepper`, `keys/issuing-key`, `keys/authority-key.pem`,
+`authority.pem` (public: devices verify the broker with it). Directories are 0700, files 0600. Keys lie outside the
+database, so that a copy of the database alone verifies nothing (P6).
+"""
+
+import difflib
+import os
+import stat
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mqttprov.core.secrets import MASTER_KEY_BYTES, Keys
+from mqttprov.pki.authority import Authority
+from mqttprov.responder.administration import Administration, IssuedToken
+from mqttprov.store.protocol import StoreUnavailable
+from mqttprov.store.sqlite import SqliteStore
+
+DEFAULT_TOML: Final = """\
+# Settings of mqttprov. Options of the command line win over them; unknown names are errors.
+
+[serve]
+# host = "127.0.0.1"        # where the broker listens; off loopback it wants TLS
+# port = 1883               # plain MQTT
+# tls_port = 8883           # MQTT over TLS; without it there is no TLS listener
+
+[tls]
+# certificate = "server.pem"    # the broker's certificate chain; without it one is made by authority.pem
+# private_key = "server-key.pem"
+"""
+
+
+class StateError(Exception):
+    """The state directory cannot be used; the text says what, why and what to do."""
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[serve]`: where the broker listens."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    tls_port: int | None = None
+
+
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[tls]`: the broker's own certificate; file names are relative to the state directory."""
+
+    certificate: str | None = None
+    private_key: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of `mqttprov.toml`."""
+
+    serve: ServeSettings = ServeSettings()
+    tls: TlsSettings = TlsSettings()
+
+
+class StateDirectory:
+    """An existing state directory, opened: settings, keys, authority and store."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it. Raises `StateError` when something is missing, readable by others or damaged."""
+        self.path = path
+        if not (path / "mqttprov.db").is_file():
+            raise StateError(f"{path} is not a state directory; run 'mqttprov init --state {path}' first")
+        self.settings = _read_settings(path / "mqttprov.toml")
+        self.keys = Keys(
+            pepper=_read_master_key(path / "keys" / "pepper"),
+            issuing_key=_read_master_key(path / "keys" / "issuing-key"),
+        )
+        certificate = _read(path / "authority.pem")
+        self.authority = Authority.from_pem(certificate, _read_private(path / "keys" / "authority-key.pem"))
+        try:
+            self.store = SqliteStore(path / "mqttprov.db")
+        except StoreUnavailable as error:
+            raise StateError(str(error)) from error
+
+    def administration(self, actor: str, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> Administration:
+        """Give the operator actions on this state."""
+        return Administration(self.store, self.keys, actor=actor, now_ms=now_ms, entropy=entropy)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+
+def initialise(
+    path: Path, *, actor: str, now_ms: Callable[[], int], entropy: Callable[[int], bytes]
+) -> IssuedToken | None:
+    """Make a state directory with profile `default`, or give None when it is complete already.
+
+    What an interrupted run left is completed, never replaced: keys that a database was made with are irreplaceable.
+    Raises `StateError`.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path / "keys").mkdir(mode=0o700, exist_ok=True)
+        _write_once(path / "mqttprov.toml", DEFAULT_TOML.encode())
+        for name in ("pepper", "issuing-key"):
+            _write_once(path / "keys" / name, entropy(MASTER_KEY_BYTES).hex().encode() + b"\n")
+        if not (path / "authority.pem").exists():
+            authority = Authority.create("mqttprov", now_ms())
+            (path / "keys" / "authority-key.pem").unlink(missing_ok=True)
+            _write_once(path / "keys" / "authority-key.pem", authority.private_key_pem().encode())
+            _write_once(path / "authority.pem", authority.certificate_pem.encode())
+        SqliteStore(path / "mqttprov.db", create=True).close()
+    except (OSError, StoreUnavailable) as error:
+        raise StateError(f"the state directory {path} cannot be made: {error}") from error
+    state = StateDirectory(path)
+    try:
+        return state.administration(actor, now_ms, entropy).initialise()
+    finally:
+        state.close()
+
+
+def _write_once(path: Path, content: bytes) -> None:
+    """Write a file that must not be half there after a crash: whole under another name, then renamed (0600)."""
+    if path.exists():
+        return
+    draft = path.with_name(path.name + ".new")
+    descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"{path} cannot be read: {error}; restore it from a backup") from error
+
+
+def _read_private(path: Path) -> str:
+    text = _read(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise StateError(f"{path} is a secret but others may read it; run: chmod 600 {path}")
+    return text
+
+
+def _read_master_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(_read_private(path))
+    except ValueError as error:
+        raise StateError(f"{path} does not hold a key in hex digits; restore it from a backup") from error
+    if len(key) != MASTER_KEY_BYTES:
+        raise StateError(f"{path} holds {len(key)} bytes instead of {MASTER_KEY_BYTES}; restore it from a backup")
+    return key
+
+
+def _read_settings(path: Path) -> Settings:
+    if not path.exists():
+        return Settings()
+    try:
+        values = tomllib.loads(_read(path))
+        _refuse_unknown(path, values)
+        return msgspec.convert(values, Settings)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise StateError(f"{path}: {error}") from error
+
+
+def _refuse_unknown(path: Path, values: dict[str, Any]) -> None:
+    sections = {"serve": ServeSettings.__struct_fields__, "tls": TlsSettings.__struct_fields__}
+    known = [*sections, *(f"{section}.{name}" for section, names in sections.items() for name in names)]
+    given = [
+        *values,
+        *(f"{s}.{name}" for s, content in values.items() if isinstance(content, dict) for name in content),
+    ]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(known)}"
+            raise StateError(f"{path}: there is no setting '{name}'; {hint}")
