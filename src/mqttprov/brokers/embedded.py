@@ -1,0 +1,221 @@
+"""Our own broker with the responder in one process: listeners, signals, start and end (`mqttprov serve`).
+
+This is where time, randomness and the event loop come from; the parts below are given them.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from mqttprov.brokers import tls
+from mqttprov.brokers.broker import EmbeddedBroker
+from mqttprov.brokers.connection import Connection
+from mqttprov.mqtt import ReasonCode
+from mqttprov.responder.service import Responder
+from mqttprov.responder.state_directory import StateDirectory
+
+BACKLOG: Final = 4096  # the usual 100 turns a connection storm into seconds of SYN retries (amqtt-and-ceilings.md)
+TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
+OUTBOX_INTERVAL_S: Final = 0.1
+DRAIN_TIMEOUT_S: Final = 15.0
+CLOSE_TIMEOUT_S: Final = 2.0
+_SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
+
+_log = logging.getLogger(__name__)
+
+
+class BrokerError(Exception):
+    """The broker cannot start; the text says what, why and what to do."""
+
+
+def now_ms() -> int:
+    """Give the wall clock in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class EmbeddedServer:
+    """Broker, responder and listeners of one state directory, within a running event loop."""
+
+    def __init__(self, state: StateDirectory, *, host: str, port: int | None, tls_port: int | None) -> None:
+        self._state = state
+        self._host = host
+        self._port = port
+        self._tls_port = tls_port
+        self._servers: list[asyncio.Server] = []
+        self._ticks: list[asyncio.TimerHandle] = []
+        self._stopping = False
+
+    async def start(self) -> list[str]:
+        """Open the listeners and give their URLs. Raises `BrokerError`."""
+        loop = asyncio.get_running_loop()
+        self._responder = Responder(
+            self._state.store,
+            self._state.keys,
+            now_ms=now_ms,
+            now_s=time.monotonic,
+            entropy=os.urandom,
+            call_soon=loop.call_soon_threadsafe,
+            sign=self._state.authority.sign_device,
+        )
+        context = self._tls_context() if self._tls_port is not None else None
+        self.broker = EmbeddedBroker(
+            self._responder,
+            loop,
+            new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
+            max_connections=_raise_file_limit() - _SPARE_FILES,
+            trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
+        )
+        self._responder.open_outbox(self.broker.publish_event)
+        urls = []
+        try:
+            if self._port is not None:
+                urls.append(await self._listen("mqtt", self._port, None))
+            if self._tls_port is not None:
+                urls.append(await self._listen("mqtts", self._tls_port, context))
+        except OSError as error:
+            await self._close_listeners()
+            raise BrokerError(
+                f"cannot listen on {self._host}: {error.strerror or error}; choose another port"
+            ) from error
+        self._responder.start()
+        self._tick()
+        self._turn()
+        return urls
+
+    def _tls_context(self) -> ssl.SSLContext:
+        settings, path = self._state.settings.tls, self._state.path
+        if settings.certificate and settings.private_key:
+            certificate, key = path / settings.certificate, path / settings.private_key
+        elif settings.certificate or settings.private_key:
+            raise BrokerError("[tls] in mqttprov.toml needs both 'certificate' and 'private_key', or neither")
+        else:
+            certificate, key = self._made_certificate(path)
+        try:
+            context = tls.server_context(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
+        tls.trust(context, [self._state.authority.certificate_pem, *self._responder.certificates()])
+        return context
+
+    def _made_certificate(self, path: Path) -> tuple[Path, Path]:
+        try:
+            return tls.make_server_certificate(self._state.authority, self._host, path, now_ms())
+        except (OSError, ValueError) as error:
+            raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
+
+    async def _listen(self, scheme: str, port: int, context: ssl.SSLContext | None) -> str:
+        loop = asyncio.get_running_loop()
+        timeout = TLS_HANDSHAKE_TIMEOUT_S if context else None
+        server = await loop.create_server(
+            lambda: Connection(self.broker),
+            self._host,
+            port,
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=timeout,
+        )
+        self._servers.append(server)
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{shown}:{server.sockets[0].getsockname()[1]}"
+
+    def _tick(self) -> None:
+        """Publish audit events, of this process and of others."""
+        more = self._responder.tick()
+        self.broker.flush()
+        delay = 0.0 if more else OUTBOX_INTERVAL_S
+        self._repeat(0, delay, self._tick)
+
+    def _turn(self) -> None:
+        """End what is overdue."""
+        self.broker.wheel.turn(self.broker.now_s())
+        self.broker.flush()
+        self._repeat(1, 1.0, self._turn)
+
+    def _repeat(self, place: int, delay_s: float, function: Callable[[], None]) -> None:
+        if not self._stopping:
+            handle = asyncio.get_running_loop().call_later(delay_s, function)
+            self._ticks[place : place + 1] = [handle]
+
+    async def stop(self) -> None:
+        """Take no more connections, answer every accepted request, publish the last events, say goodbye."""
+        self._stopping = True
+        for handle in self._ticks:
+            handle.cancel()
+        await self._close_listeners()
+        self._responder.close()
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(None, self._responder.join, DRAIN_TIMEOUT_S):
+            _log.error("some requests could not be committed within %d s", DRAIN_TIMEOUT_S)
+        await asyncio.sleep(0)  # the last answers are delivered before this goes on
+        self._responder.finish()
+        self.broker.flush()
+        self.broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.broker.empty.wait(), CLOSE_TIMEOUT_S)
+        self._responder.release()
+
+    async def _close_listeners(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+
+def _raise_file_limit() -> int:
+    """Allow as many open files as the system lets us; give that number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return min(soft, 1_000_000) if soft != resource.RLIM_INFINITY else 1_000_000
+
+
+async def _serve(
+    state: StateDirectory,
+    host: str,
+    port: int | None,
+    tls_port: int | None,
+    on_listening: Callable[[list[str]], None],
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = EmbeddedServer(state, host=host, port=port, tls_port=tls_port)
+    on_listening(await server.start())
+    # What lives from start to end need not be looked at again by every collection.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    # The writer thread needs the interpreter only for moments between two steps of SQLite.
+    sys.setswitchinterval(0.001)
+    await stop.wait()
+    _log.info("stopping")
+    await server.stop()
+
+
+def serve(
+    state: StateDirectory,
+    *,
+    host: str,
+    port: int | None,
+    tls_port: int | None,
+    on_listening: Callable[[list[str]], None],
+) -> None:
+    """Run broker and responder until SIGTERM or SIGINT; `on_listening` gets the URLs once. Raises `BrokerError`.
+
+    Port 0 takes any free one; None opens no such listener.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(state, host, port, tls_port, on_listening))
