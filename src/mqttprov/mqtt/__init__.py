@@ -1,0 +1,110 @@
+"""MQTT 3.1.1 and 5 without I/O: packets, a server's and a client's session, topics. No clock, sockets or randomness.
+
+Everything that other parts use is importable from here; the modules below are the inside. A driver owns the connection
+and the time: it passes reads to `receive`, handles the events, and writes `take_output()`.
+"""
+
+from mqttprov.mqtt.client_session import ClientSession
+from mqttprov.mqtt.decoder import PacketDecoder
+from mqttprov.mqtt.encoder import encode
+from mqttprov.mqtt.errors import LimitReachedError, ProtocolError, SessionStateError
+from mqttprov.mqtt.events import (
+    ClientEvent,
+    Connected,
+    ConnectReceived,
+    Disconnected,
+    MessageDelivered,
+    MessageReceived,
+    ProtocolViolated,
+    Published,
+    PublishReceived,
+    Refused,
+    ServerEvent,
+    Subscribed,
+    SubscribeReceived,
+    Unsubscribed,
+    UnsubscribeReceived,
+)
+from mqttprov.mqtt.packets import (
+    Auth,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    ProtocolVersion,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+    Subscribe,
+    Subscription,
+    Unsuback,
+    Unsubscribe,
+    Will,
+)
+from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
+from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
+from mqttprov.mqtt.server_policy import PendingCounts, ServerLimits
+from mqttprov.mqtt.server_session import ServerSession
+from mqttprov.mqtt.subscription_tree import SubscriptionTree
+from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_topic_filter, validate_topic_name
+
+__all__ = [
+    "EMPTY_PROPERTIES",
+    "Auth",
+    "ClientEvent",
+    "ClientSession",
+    "Connack",
+    "Connect",
+    "ConnectReceived",
+    "Connected",
+    "Disconnect",
+    "Disconnected",
+    "LimitReachedError",
+    "MessageDelivered",
+    "MessageReceived",
+    "Packet",
+    "PacketDecoder",
+    "PendingCounts",
+    "Pingreq",
+    "Pingresp",
+    "Properties",
+    "ProtocolError",
+    "ProtocolVersion",
+    "ProtocolViolated",
+    "Puback",
+    "Pubcomp",
+    "Publish",
+    "PublishReceived",
+    "Published",
+    "Pubrec",
+    "Pubrel",
+    "ReasonCode",
+    "Refused",
+    "ServerEvent",
+    "ServerLimits",
+    "ServerSession",
+    "SessionStateError",
+    "Suback",
+    "Subscribe",
+    "SubscribeReceived",
+    "Subscribed",
+    "Subscription",
+    "SubscriptionTree",
+    "TopicError",
+    "Unsuback",
+    "Unsubscribe",
+    "UnsubscribeReceived",
+    "Unsubscribed",
+    "Will",
+    "connack_return_code",
+    "encode",
+    "is_shared",
+    "topic_matches",
+    "validate_topic_filter",
+    "validate_topic_name",
+]
