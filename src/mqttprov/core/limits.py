@@ -12,6 +12,8 @@ MAX_SECRET_CHARS: Final = 255
 MAX_PEM_CHARS: Final = 8 * 1024  # security.md SD-16
 MIN_SECRET_CHARS: Final = 8
 
+MAX_REGISTRATIONS: Final = 10**15  # exact in JSON and in every database; more than there will ever be devices
+
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_CHARS: Final = 63
 MAX_LABEL_VALUE_CHARS: Final = 255

@@ -119,7 +119,8 @@ def decide_login(
     password = attempt.password or ""
     if operator is not None and equal(operator_verifier(keys, operator.name, password), operator.verifier):
         return Login(Principal(Role(operator.role), operator.name))
-    for facts in found:
+    # A login bound to the client id comes before one that is not, as with ThingsBoard (thingsboard.md section 7).
+    for facts in sorted(found, key=lambda facts: facts.credential.client_id is None):
         credential = facts.credential
         if credential.verifier is not None:
             presented = password_verifier(keys, credential.login_key, password)

@@ -121,7 +121,7 @@ class Credential(msgspec.Struct):
 
 
 class Device(msgspec.Struct):
-    """A device. `fold` is the form of the name in which it is unique (P8); `token_id` registered it first."""
+    """A device. `fold` is the form of the name in which it is unique (P8); `token_id` last provisioned it."""
 
     id: str
     name: str

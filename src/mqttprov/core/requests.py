@@ -8,18 +8,26 @@ from mqttprov.core.model import CredentialsType
 
 
 class SuppliedCertificate(msgspec.Struct, frozen=True, gc=False):
-    """A certificate that the device brought (ThingsBoard's `hash`): PEM, SHA-256 of the DER and of its public key."""
+    """A certificate that the device brought (ThingsBoard's `hash`): PEM, SHA-256 of the DER and of its public key.
+
+    The hashes are empty until somebody looked into it; `fault` says why it cannot be used, when that is so.
+    """
 
     pem: str
     fingerprint: str = ""
     public_key: str = ""
+    fault: str = ""
 
 
 class SuppliedCsr(msgspec.Struct, frozen=True, gc=False):
-    """A certificate signing request; `public_key` is the SHA-256 of its key once the signature has been checked."""
+    """A certificate signing request; `public_key` is the SHA-256 of its key once the signature has been checked.
+
+    `fault` says why it cannot be used, when that is so.
+    """
 
     pem: str
     public_key: str = ""
+    fault: str = ""
 
 
 class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):

@@ -11,6 +11,7 @@ import msgspec
 from mqttprov.core import names
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.facts import CreateDevice
+from mqttprov.core.limits import MAX_REGISTRATIONS, MAX_SECRET_CHARS
 from mqttprov.core.login import operator_verifier
 from mqttprov.core.model import Device, LifecycleState, OperatorRole, Profile
 from mqttprov.core.secrets import (
@@ -88,6 +89,10 @@ class Administration:
         names.check_topic_patterns("publish topics", profile.publish_topics)
         names.check_topic_patterns("subscribe topics", profile.subscribe_topics)
         names.check_labels(dict.fromkeys(profile.label_keys, ""))
+        if not 1 <= profile.min_secret_chars <= MAX_SECRET_CHARS:
+            raise names.InvalidName(
+                f"secrets of at least {profile.min_secret_chars} characters make no sense; give 1 to {MAX_SECRET_CHARS}"
+            )
         with self._store.write() as transaction:
             return self._add_profile(transaction, profile)
 
@@ -207,9 +212,9 @@ class Administration:
         """Check the values that are set and give them by field name."""
         values = {k: v for k, v in msgspec.structs.asdict(change).items() if v is not msgspec.UNSET}
         limit = values.get("max_registrations")
-        if limit is not None and limit < 1:
+        if limit is not None and not 1 <= limit <= MAX_REGISTRATIONS:
             raise names.InvalidName(
-                f"a maximum of {limit} registrations makes no sense; give 1 or more, or none at all"
+                f"a maximum of {limit} registrations makes no sense; give 1 to {MAX_REGISTRATIONS}, or none at all"
             )
         if "labels" in values:
             names.check_labels(values["labels"])

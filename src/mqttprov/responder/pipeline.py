@@ -1,6 +1,6 @@
 """The bounded queue and the one writer thread: group commit (DESIGN 5.7). What a batch means is in `jobs`.
 
-A batch is what arrived while the last commit ran, waited for at most a millisecond more and never larger than 512.
+A batch is what arrived while the last commit ran and, when there is company, for a millisecond more; at most 512 jobs.
 """
 
 import queue
@@ -29,6 +29,7 @@ class Pipeline:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="mqttprov-writer", daemon=True)
         self._stopping = False
+        self._lingers = False
 
     def start(self) -> None:
         """Start the writer."""
@@ -62,18 +63,21 @@ class Pipeline:
 
     def _collect(self) -> tuple[list[Job], bool]:
         """Wait for work; give a batch and whether it is the last."""
-        get = self._queue.get
-        first = get()
+        first = self._queue.get()
         if first is None:
             return [], True
         batch = [first]
-        deadline = time.monotonic() + LINGER_S
+        if self._lingers:
+            # Asleep, not waiting for the queue: each arrival would wake this thread, only to find one more job.
+            time.sleep(LINGER_S)
         while len(batch) < MAX_BATCH:
             try:
-                job = get(timeout=max(0.0, deadline - time.monotonic()))
+                job = self._queue.get_nowait()
             except queue.Empty:
                 break
             if job is None:
                 return batch, True
             batch.append(job)
+        # Who comes alone need not wait for company.
+        self._lingers = len(batch) > 1
         return batch, False

@@ -73,8 +73,12 @@ class Responder:
         """Publish the last audit events and record it, after the writer's end."""
         outbox = self._outbox
         if outbox is not None:
-            while outbox.poll():
-                pass
+            try:
+                while outbox.poll():
+                    pass
+            except StoreUnavailable as error:
+                _log.error("the last audit events are published after the next start: %s", error)
+                return
             self._processor.process([PublishedJob(outbox.seq)])
 
     def release(self) -> None:
@@ -120,7 +124,8 @@ class Responder:
             return
         try:
             found = self._reader.find_logins(wanted)
-            asks_operator = not found and attempt.username and attempt.password is not None
+            # Also when a device was found: one that chose an operator's name as its token must not keep him out.
+            asks_operator = attempt.username and attempt.password is not None
             operator = self._reader.find_operator(attempt.username or "") if asks_operator else None
         except StoreUnavailable as error:
             _log.error("a login could not be decided: %s", error)

@@ -5,21 +5,25 @@ Layout: `mqttprov.toml` (commented), `mqttprov.db`, `keys/pepper`, `keys/issuing
 database, so that a copy of the database alone verifies nothing (P6).
 """
 
-import difflib
+import fcntl
 import os
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
 from mqttprov.core.secrets import MASTER_KEY_BYTES, Keys
-from mqttprov.pki.authority import Authority
 from mqttprov.responder.administration import Administration, IssuedToken
 from mqttprov.store.protocol import StoreUnavailable
 from mqttprov.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from mqttprov.pki.authority import Authority
 
 DEFAULT_TOML: Final = """\
 # Settings of mqttprov. Options of the command line win over them; unknown names are errors.
@@ -35,16 +39,22 @@ DEFAULT_TOML: Final = """\
 """
 
 
+_KEY_FILES: Final = ("keys/pepper", "keys/issuing-key", "keys/authority-key.pem", "authority.pem")
+
+
 class StateError(Exception):
     """The state directory cannot be used; the text says what, why and what to do."""
+
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[serve]`: where the broker listens."""
 
     host: str = "127.0.0.1"
-    port: int = 1883
-    tls_port: int | None = None
+    port: Port = 1883
+    tls_port: Port | None = None
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,12 +84,22 @@ class StateDirectory:
             pepper=_read_master_key(path / "keys" / "pepper"),
             issuing_key=_read_master_key(path / "keys" / "issuing-key"),
         )
-        certificate = _read(path / "authority.pem")
-        self.authority = Authority.from_pem(certificate, _read_private(path / "keys" / "authority-key.pem"))
         try:
             self.store = SqliteStore(path / "mqttprov.db")
         except StoreUnavailable as error:
             raise StateError(str(error)) from error
+
+    @cached_property
+    def authority(self) -> "Authority":
+        """Our certificate authority. Raises `StateError`."""
+        from mqttprov.pki.authority import Authority  # noqa: PLC0415 - X.509 takes long to load and most verbs need none
+
+        certificate = _read(self.path / "authority.pem")
+        private_key = _read_private(self.path / "keys" / "authority-key.pem")
+        try:
+            return Authority.from_pem(certificate, private_key)
+        except ValueError as error:
+            raise StateError(f"{self.path / 'authority.pem'}: {error}; restore both files from a backup") from error
 
     def administration(self, actor: str, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> Administration:
         """Give the operator actions on this state."""
@@ -100,16 +120,8 @@ def initialise(
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / "keys").mkdir(mode=0o700, exist_ok=True)
-        _write_once(path / "mqttprov.toml", DEFAULT_TOML.encode())
-        for name in ("pepper", "issuing-key"):
-            _write_once(path / "keys" / name, entropy(MASTER_KEY_BYTES).hex().encode() + b"\n")
-        if not (path / "authority.pem").exists():
-            authority = Authority.create("mqttprov", now_ms())
-            (path / "keys" / "authority-key.pem").unlink(missing_ok=True)
-            _write_once(path / "keys" / "authority-key.pem", authority.private_key_pem().encode())
-            _write_once(path / "authority.pem", authority.certificate_pem.encode())
-        SqliteStore(path / "mqttprov.db", create=True).close()
+        with _one_at_a_time(path):
+            _make_files(path, now_ms, entropy)
     except (OSError, StoreUnavailable) as error:
         raise StateError(f"the state directory {path} cannot be made: {error}") from error
     state = StateDirectory(path)
@@ -117,6 +129,36 @@ def initialise(
         return state.administration(actor, now_ms, entropy).initialise()
     finally:
         state.close()
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other processes that initialise the same directory waiting: two sets of keys would not fit together."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_files(path: Path, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> None:
+    (path / "keys").mkdir(mode=0o700, exist_ok=True)
+    database = path / "mqttprov.db"
+    lost = [name for name in _KEY_FILES if not (path / name).exists()]
+    if lost and database.is_file() and database.stat().st_size:  # it is made last
+        raise StateError(f"{path} has a database but not {lost[0]}, which belongs to it; restore that from a backup")
+    _write_once(path / "mqttprov.toml", DEFAULT_TOML.encode())
+    for name in ("pepper", "issuing-key"):
+        _write_once(path / "keys" / name, entropy(MASTER_KEY_BYTES).hex().encode() + b"\n")
+    if not (path / "authority.pem").exists():
+        from mqttprov.pki.authority import Authority  # noqa: PLC0415 - as in `StateDirectory.authority`
+
+        authority = Authority.create("mqttprov", now_ms())
+        (path / "keys" / "authority-key.pem").unlink(missing_ok=True)
+        _write_once(path / "keys" / "authority-key.pem", authority.private_key_pem().encode())
+        _write_once(path / "authority.pem", authority.certificate_pem.encode())
+    SqliteStore(database, create=True).close()
 
 
 def _write_once(path: Path, content: bytes) -> None:
@@ -130,6 +172,11 @@ def _write_once(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, must survive: what is committed later relies on these keys
+    finally:
+        os.close(folder)
 
 
 def _read(path: Path) -> str:
@@ -176,6 +223,8 @@ def _refuse_unknown(path: Path, values: dict[str, Any]) -> None:
     ]
     for name in given:
         if name not in known:
+            import difflib  # noqa: PLC0415 - for this error only
+
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(known)}"
             raise StateError(f"{path}: there is no setting '{name}'; {hint}")

@@ -92,7 +92,7 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.IntegrityError:
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a damaged file's messages may not even be text
         hint = "another process holds it; try again" if "locked" in str(error) else "restore it from a backup"
         if "full" in str(error) or "disk I/O" in str(error):
             hint = "make room on its disk"
@@ -105,8 +105,8 @@ class SqliteStore:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Open the file and update its schema; with `create` make it (mode 0600). Raises `StoreUnavailable`."""
         self.path = path
-        if create and not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if create:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         elif not path.is_file():
             raise StoreUnavailable(f"there is no database at {path}; run 'mqttprov init' first")
         self._lock = threading.Lock()
@@ -114,15 +114,20 @@ class SqliteStore:
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None,
                                                check_same_thread=False, cached_statements=64)  # fmt: skip
             try:
-                self._prepare()
+                self._prepare(create=create)
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, create: bool) -> None:
         execute = self._connection.execute
         application = execute("PRAGMA application_id").fetchone()[0]
-        version = execute("PRAGMA user_version").fetchone()[0]
+        version = self._version()
+        if not version and not create:
+            # An interrupted `init`, or a file that was cut to nothing: never take the latter for a new database.
+            raise StoreUnavailable(
+                f"the database {self.path} is empty; restore it from a backup, or run 'mqttprov init' if it is new"
+            )
         if version and application != _APPLICATION_ID:
             raise StoreUnavailable(f"{self.path} is a database of another program; name another state directory")
         newest = _migrations()[-1][0]
@@ -134,10 +139,23 @@ class SqliteStore:
         execute("PRAGMA wal_autocheckpoint = 4000")
         for number, script in _migrations():
             if number > version:
-                self._connection.executescript(
-                    f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id = {_APPLICATION_ID};\n"
-                    f"PRAGMA user_version = {number};\nCOMMIT;"
-                )
+                self._migrate(number, script)
+
+    def _migrate(self, number: int, script: str) -> None:
+        """Bring the schema to the next version; another process may do the same at this moment."""
+        try:
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id = {_APPLICATION_ID};\n"
+                f"PRAGMA user_version = {number};\nCOMMIT;"
+            )
+        except sqlite3.OperationalError:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if self._version() < number:
+                raise
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def write(self) -> Iterator["SqliteTransaction"]:
@@ -145,7 +163,7 @@ class SqliteStore:
         with self._lock, translated(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield SqliteTransaction(self._connection)
+                yield SqliteTransaction(self._connection, self.path)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -170,8 +188,9 @@ class SqliteStore:
 class SqliteTransaction:
     """The write transaction (`WriteTransaction`)."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
         self._head: ChainHead | None = None
 
     def load(self, token_keys: Collection[str], folds: Collection[str], login_keys: Collection[str]) -> Facts:
@@ -315,7 +334,7 @@ class SqliteTransaction:
 
     def reader(self) -> SqliteReader:
         """Ask within this transaction (`WriteTransaction.reader`)."""
-        return SqliteReader(self._connection, None)
+        return SqliteReader(self._connection, self._path)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Questions to the SQLite store, and how its rows become the values of `mqttprov.core.model`. Nothing here writes."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mqttprov.core.audit import ChainedEvent, ChainHead, EventKind
+from mqttprov.core.audit import ChainedEvent, ChainHead
 from mqttprov.core.login import LoginFacts, OperatorFacts
 from mqttprov.core.model import (
     Credential,
@@ -37,6 +37,7 @@ def _load_statements() -> dict[str, str]:
 STATEMENTS: Final = _load_statements()
 Row = tuple[Any, ...]
 _R = TypeVar("_R", bound=msgspec.Struct)
+_T = TypeVar("_T")
 
 _labels = msgspec.json.Decoder(dict[str, str]).decode
 _words = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -101,88 +102,95 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
     return kind(**{**dict(zip(kind.__struct_fields__, row, strict=True)), **converted})
 
 
+def _login_from_row(row: Row) -> LoginFacts:
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[24:]))
+
+
+def _folded(text: str | None) -> str | None:
+    return None if text is None else fold(text)
+
+
 @contextmanager
-def _translated(path: Path | None) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what a damaged file does to us into `StoreUnavailable`, also values that are none of ours."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        raise StoreUnavailable(
-            f"the database {path or ''} cannot be read: {error}; restore it from a backup"
-        ) from error
+    except (sqlite3.DatabaseError, ValueError, msgspec.MsgspecError) as error:
+        raise StoreUnavailable(f"the database {path} cannot be read: {error}; restore it from a backup") from error
 
 
 class SqliteReader:
     """Answers questions over one connection (`Reader`). For one thread."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
 
-    def _all(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    def _all(self, statement: str, parameters: Sequence[Any], make: Callable[[Row], _T]) -> list[_T]:
         with _translated(self._path):
-            return self._connection.execute(STATEMENTS[statement], parameters).fetchall()
+            return [make(row) for row in self._connection.execute(STATEMENTS[statement], parameters).fetchall()]
+
+    def _each(self, statement: str, parameters: Sequence[Any], make: Callable[[Row], _T]) -> Iterator[_T]:
+        with _translated(self._path):
+            for row in self._connection.execute(STATEMENTS[statement], parameters):
+                yield make(row)
 
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
         """Find live credentials by login key (`Reader.find_logins`)."""
-        wanted = (*login_keys, None, None, None)[:3]
-        return [
-            LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[24:]))
-            for row in self._all("logins", wanted)
-        ]
+        return self._all("logins", (*login_keys, None, None, None)[:3], _login_from_row)
 
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Find an operator's login (`Reader.find_operator`)."""
-        rows = self._all("operator", (name,))
-        return OperatorFacts(rows[0][0], OperatorRole(rows[0][1]), rows[0][2]) if rows else None
+        found = self._all("operator", (name,), lambda row: OperatorFacts(row[0], OperatorRole(row[1]), row[2]))
+        return found[0] if found else None
 
     def certificates(self) -> list[str]:
         """Give the certificates of live credentials (`Reader.certificates`)."""
-        return [row[0] for row in self._all("certificates")]
+        return self._all("certificates", (), lambda row: str(row[0]))
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles (`Reader.profiles`)."""
-        rows = self._all("profiles", (fold(name) if name is not None else None,))
-        return [ProfileRow(profile_from_row(row[:10]), *row[10:]) for row in rows]
+        return self._all("profiles", (_folded(name),), lambda row: ProfileRow(profile_from_row(row[:10]), *row[10:]))
 
     def tokens(self, profile: str | None = None, name_or_key: str | None = None) -> list[TokenRow]:
         """List registration tokens (`Reader.tokens`)."""
-        wanted = tuple(fold(text) if text is not None else None for text in (profile, name_or_key))
-        return [_row(TokenRow, row, {"labels": _labels(row[4])}) for row in self._all("tokens", wanted)]
+        wanted = (_folded(profile), _folded(name_or_key))
+        return self._all("tokens", wanted, lambda row: _row(TokenRow, row, {"labels": _labels(row[4])}))
 
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices (`Reader.devices`)."""
-        with _translated(self._path):
-            wanted = (fold(name) if name is not None else None,)
-            for row in self._connection.execute(STATEMENTS["devices"], wanted):
-                yield _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])})
+        return self._each(
+            "devices",
+            (_folded(name),),
+            lambda row: _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])}),
+        )
 
     def credentials_of(self, device_id: str) -> list[CredentialRow]:
         """List a device's generations (`Reader.credentials_of`)."""
-        rows = self._all("credentials_of", (device_id,))
-        return [_row(CredentialRow, row, {"supplied": bool(row[3])}) for row in rows]
+        return self._all(
+            "credentials_of", (device_id,), lambda row: _row(CredentialRow, row, {"supplied": bool(row[3])})
+        )
 
     def operators(self) -> list[tuple[str, OperatorRole, int]]:
         """List operators (`Reader.operators`)."""
-        return [(name, OperatorRole(role), created_ms) for name, role, created_ms in self._all("operators")]
+        return self._all("operators", (), lambda row: (row[0], OperatorRole(row[1]), row[2]))
 
     def states(self) -> dict[str, int]:
         """Count devices by state (`Reader.states`)."""
-        return {str(state): count for state, count in self._all("states")}
+        return dict(self._all("states", (), lambda row: (str(row[0]), int(row[1]))))
 
     def events(self, after_seq: int = 0, limit: int = -1) -> Iterator[ChainedEvent]:
-        """Give audit events in order (`Reader.events`)."""
-        with _translated(self._path):
-            for row in self._connection.execute(STATEMENTS["events_after"], (after_seq, limit)):
-                yield ChainedEvent(row[0], EventKind(row[1]), *row[2:])
+        """Give audit events in order (`Reader.events`); whether they are what was written is for `audit.verify`."""
+        return self._each("events_after", (after_seq, limit), lambda row: ChainedEvent(*row))
 
     def head(self) -> ChainHead:
         """Give the end of the chain (`Reader.head`)."""
-        rows = self._all("chain_head")
-        return ChainHead(*rows[0]) if rows else ChainHead()
+        found = self._all("chain_head", (), lambda row: ChainHead(*row))
+        return found[0] if found else ChainHead()
 
     def published_seq(self) -> int:
         """Give the outbox's place (`Reader.published_seq`)."""
-        return int(self._all("published_seq")[0][0])
+        return self._all("published_seq", (), lambda row: int(row[0]))[0]
 
     def close(self) -> None:
         """Close the connection."""

@@ -72,7 +72,9 @@ CREATE TABLE credential (
     PRIMARY KEY (device_id, generation)
 ) STRICT, WITHOUT ROWID;
 
-CREATE UNIQUE INDEX live_login ON credential (login_key) WHERE status <> 'superseded';
+-- Not unique: generations of one device may share a user name with different passwords. That no two devices share one is
+-- decided by the rules, within the one write transaction.
+CREATE INDEX live_login ON credential (login_key) WHERE status <> 'superseded';
 
 CREATE TABLE operator (
     name TEXT PRIMARY KEY,
