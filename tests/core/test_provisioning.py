@@ -24,7 +24,16 @@ from mqttprov.core.model import (
 )
 from mqttprov.core.names import fold
 from mqttprov.core.provisioning import Context, decide_malformed, lookup_fold
-from mqttprov.core.requests import Granted, Malformed, ProvisionRequest, Reason, Refused, Status, SuppliedCsr
+from mqttprov.core.requests import (
+    Granted,
+    Malformed,
+    ProvisionRequest,
+    Reason,
+    Refused,
+    Status,
+    SuppliedCertificate,
+    SuppliedCsr,
+)
 
 if TYPE_CHECKING:
     from tests.core.conftest import World
@@ -81,6 +90,27 @@ def test_a_token_works_until_the_millisecond_before_it_expires(world: World) -> 
     """Expiry is exact."""
     world.add_token("t", expires_ms=world.now_ms + 1)
     world.grant(world.request(key="t"))
+
+
+def test_who_was_answered_before_the_token_expired_gets_the_same_answer_after(world: World) -> None:
+    """The reply may have been lost a moment before (P4); nobody new is let in."""
+    token = world.add_token("t", expires_ms=world.now_ms + 1)
+    first = world.grant(world.request(key="t"))
+    world.now_ms += 10
+    assert world.grant(world.request(key="t")).value == first.value
+    assert reason_of(world, world.request(key="t", device_name="gw-2")) is Reason.EXPIRED
+    assert token.used == 1
+
+
+def test_an_unusable_certificate_is_the_devices_fault_and_told_with_its_token(world: World) -> None:
+    """Who knows the secret is told what is wrong; the event names the token, and nothing is consumed (P1)."""
+    bad = SuppliedCertificate("pem", fault="the certificate has expired")
+    outcome = world.decide(world.request(certificate=bad)).outcome
+    assert isinstance(outcome, Refused)
+    assert outcome.reason is Reason.BAD_CREDENTIALS
+    assert "expired" in outcome.text
+    assert world.events[-1].token == "default"
+    assert world.facts.devices == {}
 
 
 def test_a_disabled_profile_provisions_nobody(make_world: WorldMaker) -> None:

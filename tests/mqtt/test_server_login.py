@@ -6,6 +6,7 @@ from mqttprov.mqtt import (
     Connack,
     Connect,
     ConnectReceived,
+    Disconnected,
     PacketDecoder,
     Properties,
     ProtocolVersion,
@@ -257,3 +258,21 @@ def test_disconnect_before_connect_is_silent() -> None:
     session.disconnect(R.KEEP_ALIVE_TIMEOUT)
     assert session.closed
     assert session.take_output() == b""
+
+
+def test_bytewise_conversation_is_the_same() -> None:
+    """Reads of one byte each give the same events and answers."""
+    session = ServerSession(LIMITS)
+    events: list[ServerEvent] = []
+    message = Publish("a", bytes(300), qos=1, packet_id=3)
+    for byte in encode(Connect("c"), V311) + encode(message, V311) + b"\xc0\x00\xe0\x00":
+        for event in session.receive(bytes((byte,))):
+            events.append(event)
+            if isinstance(event, ConnectReceived):
+                events += session.accept()
+    assert events == [
+        ConnectReceived(Connect("c")),
+        PublishReceived(message),
+        Disconnected(R.NORMAL_DISCONNECTION, clean=True),
+    ]
+    assert session.take_output().hex() == "20020000d000"

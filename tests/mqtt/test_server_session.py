@@ -385,21 +385,3 @@ def test_server_disconnects_with_a_reason_where_it_can_be_told(version: Protocol
     session.unsuback(1, (R.SUCCESS,))
     assert session.receive(b"\xc0\x00") == []
     assert session.take_output() == b""
-
-
-def test_bytewise_conversation_is_the_same() -> None:
-    """Reads of one byte each give the same events and answers."""
-    session = ServerSession(LIMITS)
-    events: list[ServerEvent] = []
-    message = Publish("a", bytes(300), qos=1, packet_id=3)
-    for byte in encode(Connect("c"), V311) + encode(message, V311) + b"\xc0\x00\xe0\x00":
-        for event in session.receive(bytes((byte,))):
-            events.append(event)
-            if isinstance(event, ConnectReceived):
-                events += session.accept()
-    assert events == [
-        ConnectReceived(Connect("c")),
-        PublishReceived(message),
-        Disconnected(R.NORMAL_DISCONNECTION, clean=True),
-    ]
-    assert session.take_output().hex() == "20020000d000"

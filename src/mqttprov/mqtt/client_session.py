@@ -11,6 +11,7 @@ the server's limits are known; once they are, they hold.
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -223,13 +224,12 @@ class ClientSession:
 
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        for topic_filter, qos in subscriptions:
-            validate_topic_filter(topic_filter)
-            if qos not in {0, 1}:
-                raise ValueError(f"QoS {qos} is not served: subscribe with 0 or 1")
         packet_id = self._take_id()
-        wanted = tuple([Subscription(topic_filter, qos) for topic_filter, qos in subscriptions])
-        self._request(Subscribe(packet_id, wanted), packet_id)
+        try:
+            self._output.put(self._fitting(_subscribe_packet(packet_id, tuple(subscriptions), self.version)))
+        except (LimitReachedError, ValueError):
+            self._outbound.release_id(packet_id)
+            raise
         return packet_id
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
@@ -237,7 +237,11 @@ class ClientSession:
         for topic_filter in topic_filters:
             validate_topic_filter(topic_filter)
         packet_id = self._take_id()
-        self._request(Unsubscribe(packet_id, tuple(topic_filters)), packet_id)
+        try:
+            self._output.put(self._fitting(encode(Unsubscribe(packet_id, tuple(topic_filters)), self.version)))
+        except (LimitReachedError, ValueError):
+            self._outbound.release_id(packet_id)
+            raise
         return packet_id
 
     def publish(
@@ -309,16 +313,20 @@ class ClientSession:
             raise LimitReachedError("all packet ids are in use: wait for answers of the server")
         return packet_id
 
-    def _request(self, packet: Subscribe | Unsubscribe, packet_id: int) -> None:
-        try:
-            self._output.put(self._fitting(encode(packet, self.version)))
-        except (LimitReachedError, ValueError):
-            self._outbound.release_id(packet_id)
-            raise
-
     def _fitting(self, packet: bytes) -> bytes:
         if len(packet) > self._server_max_packet_bytes:
             raise LimitReachedError(
                 f"the packet has {len(packet)} bytes, the server takes {self._server_max_packet_bytes}: send less"
             )
         return packet
+
+
+@lru_cache(maxsize=256)
+def _subscribe_packet(packet_id: int, subscriptions: tuple[tuple[str, int], ...], version: ProtocolVersion) -> bytes:
+    """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
+    for topic_filter, qos in subscriptions:
+        validate_topic_filter(topic_filter)
+        if qos not in {0, 1}:
+            raise ValueError(f"QoS {qos} is not served: subscribe with 0 or 1")
+    wanted = tuple([Subscription(topic_filter, qos) for topic_filter, qos in subscriptions])
+    return encode(Subscribe(packet_id, wanted), version)

@@ -5,7 +5,10 @@ are sent, because within one connection nothing is sent twice (MQTT-4.4.0-1).
 """
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
+
+from mqttprov.mqtt.output import OutputBuffer
 
 MAX_PACKET_ID = 65_535
 
@@ -90,6 +93,24 @@ class OutboundQueue:
         self._waiting.append((packet_id, packet))
         self.queued_bytes += len(packet)
         return Verdict.WAIT
+
+    def send(self, make_packet: Callable[[int], bytes], fits: Callable[[bytes], bool], output: OutputBuffer) -> bool:
+        """Make a message's packet and let it go or wait; False if it is not taken, whatever the reason."""
+        packet_id = self.take_id()
+        if packet_id is None:
+            return False
+        try:
+            packet = make_packet(packet_id)
+        except ValueError:
+            self.release_id(packet_id)
+            raise
+        if not fits(packet):
+            self.release_id(packet_id)
+            return False
+        verdict = self.submit(packet_id, packet, output.size_bytes)
+        if verdict is Verdict.SEND:
+            output.put(packet)
+        return verdict is not Verdict.REFUSE
 
     def acknowledged(self, packet_id: int) -> bool:
         """Note an acknowledgement; False if no message with this id is in flight."""

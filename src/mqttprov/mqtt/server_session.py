@@ -31,7 +31,7 @@ from mqttprov.mqtt.events import (
     UnsubscribeReceived,
 )
 from mqttprov.mqtt.inbound import InboundWindow
-from mqttprov.mqtt.outbound import OutboundQueue, Verdict
+from mqttprov.mqtt.outbound import OutboundQueue
 from mqttprov.mqtt.output import OutputBuffer
 from mqttprov.mqtt.packets import (
     Connack,
@@ -74,6 +74,7 @@ class _State(Enum):
 # As constants, since looking a member up in its Enum class costs as much as parsing a short packet.
 _AWAITING_CONNECT, _DECIDING, _CONNECTED, _CLOSED = _State
 _V5 = ProtocolVersion.V5
+_NO_CONNECT_WAITS: Final = "accept() or refuse() answers a ConnectReceived: call one of them once, after it"
 _CONNACK_ACCEPTED_V311: Final = b"\x20\x02\x00\x00"
 
 
@@ -140,14 +141,9 @@ class ServerSession:
     @property
     def pending(self) -> PendingCounts:
         """What the session holds at the moment."""
-        outbound = self._outbound
-        return PendingCounts(
-            in_flight=outbound.in_flight if outbound else 0,
-            queued_messages=outbound.queued_messages if outbound else 0,
-            queued_bytes=outbound.queued_bytes if outbound else 0,
-            unacknowledged=len(self._inbound or ()),
-            output_bytes=self._output.size_bytes,
-        )
+        queue = self._outbound
+        outgoing = (queue.in_flight, queue.queued_messages, queue.queued_bytes) if queue else (0, 0, 0)
+        return PendingCounts(*outgoing, len(self._inbound or ()), self._output.size_bytes)
 
     def take_output(self) -> bytes:
         """Return everything that is to be written now, and forget it."""
@@ -161,8 +157,7 @@ class ServerSession:
             return []
         if self._output.size_bytes > 2 * self._limits.max_queued_bytes:
             # Messages stop at the bound itself, so the rest are answers that the client asks for and does not read.
-            error = ProtocolError(ReasonCode.QUOTA_EXCEEDED, "the client sends without reading its answers")
-            return [self._fail(error)]
+            return [self._fail(ProtocolError(ReasonCode.QUOTA_EXCEEDED, "the client reads no answers"))]
         return self._events(self._decoder.feed(data))
 
     def connection_lost(self) -> list[ServerEvent]:
@@ -259,9 +254,7 @@ class ServerSession:
         """
         connect = self._connect
         if connect is None:
-            raise SessionStateError(
-                "accept() answers a ConnectReceived that was not yet answered: call it once, after it"
-            )
+            raise SessionStateError(_NO_CONNECT_WAITS)
         if (assigned_client_id is not None and connect.client_id) or (
             assigned_client_id is None and not connect.client_id and connect.version is _V5
         ):
@@ -274,8 +267,7 @@ class ServerSession:
         if connect.version is not _V5:
             self._output.put(_CONNACK_ACCEPTED_V311)
         elif not self._answer(self._connack_v5(assigned_client_id, keep_alive_s)):
-            error = ProtocolError(ReasonCode.PACKET_TOO_LARGE, "the client takes no packet as large as CONNACK")
-            return [ProtocolViolated(error)]
+            return [ProtocolViolated(ProtocolError(ReasonCode.PACKET_TOO_LARGE, "the client takes no CONNACK"))]
         return self._events(self._decoder.resume())
 
     def _connack_v5(self, assigned_client_id: str | None, keep_alive_s: int | None) -> bytes:
@@ -297,9 +289,7 @@ class ServerSession:
         Raises SessionStateError unless a CONNECT waits, ValueError if the reason is no refusal.
         """
         if self._state is not _DECIDING:
-            raise SessionStateError(
-                "refuse() answers a ConnectReceived that was not yet answered: call it once, after it"
-            )
+            raise SessionStateError(_NO_CONNECT_WAITS)
         if reason_code < 0x80:
             raise ValueError(f"{reason_code.name} is no refusal: give a reason code from 0x80 on")
         self._refuse(reason_code)
@@ -352,25 +342,13 @@ class ServerSession:
         if qos != 1:
             raise ValueError(f"QoS {qos} is not served: publish with 0 or 1")
         if self._outbound is None:
-            self._outbound = OutboundQueue(
-                self._window, self._limits.max_queued_messages, self._limits.max_queued_bytes
-            )
-        outbound = self._outbound
-        packet_id = outbound.take_id()
-        if packet_id is None:
-            return False
-        try:
-            packet = encode_publish(topic, payload, 1, retain, False, packet_id, properties, version)
-        except ValueError:
-            outbound.release_id(packet_id)
-            raise
-        if not self._fits(packet):
-            outbound.release_id(packet_id)
-            return False
-        verdict = outbound.submit(packet_id, packet, self._output.size_bytes)
-        if verdict is Verdict.SEND:
-            self._output.put(packet)
-        return verdict is not Verdict.REFUSE
+            limits = self._limits
+            self._outbound = OutboundQueue(self._window, limits.max_queued_messages, limits.max_queued_bytes)
+        return self._outbound.send(
+            lambda packet_id: encode_publish(topic, payload, 1, retain, False, packet_id, properties, version),
+            self._fits,
+            self._output,
+        )
 
     def disconnect(self, reason_code: ReasonCode) -> None:
         """End the session: DISCONNECT with the reason in MQTT 5, nothing on the wire in 3.1.1.
