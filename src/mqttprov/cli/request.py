@@ -1,0 +1,105 @@
+"""`mqttprov request`: act as one device by hand and show the reply."""
+
+import ssl
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from mqttprov.cli import values
+from mqttprov.cli.errors import Exit, Failure
+from mqttprov.cli.output import emit, escaped
+from mqttprov.cli.state import JsonOption
+from mqttprov.core.model import CredentialsType
+from mqttprov.core.requests import Status
+from mqttprov.gateway.one_shot import NoReply, request_once
+
+_TLS_PORT: Final = 8883
+_STATUS: Final = {Status.SUCCESS: Exit.OK, Status.NOT_FOUND: Exit.NOT_FOUND, Status.FAILURE: Exit.FAILED}
+
+HostOption = Annotated[str, typer.Option(help="The broker.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Its port; 8883 means TLS.")]
+KeyOption = Annotated[str, typer.Option(metavar="K", help="provisionDeviceKey.")]
+CaOption = Annotated[
+    Path | None, typer.Option("--tls-ca", metavar="FILE", help="CA of the broker's certificate (PEM); means TLS.")
+]
+
+
+class _Reply(msgspec.Struct):
+    status: Status
+
+
+def request(
+    key: KeyOption,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 1883,
+    secret_file: Annotated[Path | None, typer.Option(metavar="F", help="File with provisionDeviceSecret.")] = None,
+    secret_stdin: Annotated[bool, typer.Option("--secret-stdin", help="Read the secret from standard input.")] = False,
+    device_name: Annotated[str | None, typer.Option(metavar="N", help="deviceName; one is made without it.")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="F", help="File with the access token to use.")] = None,
+    username: Annotated[str | None, typer.Option(metavar="U", help="MQTT user name to use.")] = None,
+    password_file: Annotated[Path | None, typer.Option(metavar="F", help="File with the MQTT password to use.")] = None,
+    client_id: Annotated[str | None, typer.Option(metavar="C", help="MQTT client id to use.")] = None,
+    certificate_file: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="File with the device's certificate.")
+    ] = None,
+    csr_file: Annotated[Path | None, typer.Option(metavar="PEM", help="File with a signing request.")] = None,
+    credentials_type: Annotated[CredentialsType | None, typer.Option(help="Type of credentials to ask for.")] = None,
+    gateway: Annotated[bool, typer.Option("--gateway", help="The device is a gateway.")] = False,
+    tls_ca: CaOption = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to wait, in seconds.")] = 10.0,
+    json: JsonOption = False,
+) -> None:
+    """Ask for credentials as one device and print the reply, in which they are.
+
+    Exit status: 0 SUCCESS, 3 NOT_FOUND, 1 FAILURE, 6 no reply. Secrets come from files or standard input.
+    """
+    if (secret_file is None) is not secret_stdin:
+        raise Failure("give either --secret-file or --secret-stdin", Exit.USAGE)
+    fields: dict[str, Any] = {
+        "provisionDeviceKey": key,
+        "provisionDeviceSecret": values.secret_from_stdin() if secret_file is None else from_file(secret_file),
+        "deviceName": device_name,
+        "credentialsType": credentials_type,
+        "token": from_file(token_file),
+        "username": username,
+        "password": from_file(password_file),
+        "clientId": client_id,
+        "hash": from_file(certificate_file),
+        "csr": from_file(csr_file),
+        "gateway": gateway or None,
+    }
+    payload = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
+    try:
+        reply = request_once(payload, host=host, port=port, tls=tls_context(port, tls_ca), timeout_s=timeout_s)
+    except NoReply as error:
+        raise Failure(str(error), Exit.UNAVAILABLE) from error
+    _tell(reply, json=json)
+
+
+def from_file(path: Path | None) -> str | None:
+    """Read a secret or PEM text from a file, if one is named."""
+    return None if path is None else values.secret_from_file(path)
+
+
+def tls_context(port: int, ca_file: Path | None) -> ssl.SSLContext | None:
+    """Give how to verify the broker; None for plain MQTT."""
+    if ca_file is None and port != _TLS_PORT:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # also ssl.SSLError
+        raise Failure(f"{ca_file} is not a CA certificate in PEM form: {error}", Exit.USAGE) from error
+
+
+def _tell(reply: bytes, *, json: bool) -> None:
+    try:
+        text = escaped(reply.decode())
+        status = msgspec.json.decode(text, type=_Reply).status
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise Failure("the reply is not one of a provisioning server; is this the right broker?") from error
+    for line in (text if json else msgspec.json.format(text)).splitlines():
+        emit(line)
+    if status is not Status.SUCCESS:
+        raise typer.Exit(_STATUS[status])

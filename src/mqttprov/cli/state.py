@@ -1,0 +1,102 @@
+"""The state directory as verbs use it: where it is, opening it, who acts, clock and randomness; and `init`."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from mqttprov.cli.output import emit_fields, emit_json, say
+from mqttprov.responder.administration import Administration
+from mqttprov.responder.state_directory import StateDirectory, initialise
+
+if TYPE_CHECKING:
+    from mqttprov.store.protocol import Reader
+
+ENVIRONMENT: Final = "MQTTPROV_STATE"
+_DEFAULT: Final = Path("mqttprov-state")
+_HELP: Final = f"State directory; else ${ENVIRONMENT}, else ./{_DEFAULT}."
+
+StateOption = Annotated[Path | None, typer.Option("--state", metavar="DIR", help=_HELP, show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_before_the_verb: list[Path | None] = [None]
+
+
+def remember_state(path: Path | None) -> None:
+    """Keep what `--state` said before the verb; the verb's own `--state` wins over it."""
+    _before_the_verb[0] = path
+
+
+def state_path(given: Path | None) -> Path:
+    """Give the state directory that the command line and the environment mean."""
+    return given or _before_the_verb[0] or Path(os.environ.get(ENVIRONMENT) or _DEFAULT)
+
+
+def now_ms() -> int:
+    """Give the wall clock in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def actor() -> str:
+    """Give who acts, for audit events: the system's account, which the environment cannot change."""
+    import pwd  # noqa: PLC0415 - not on the way of verbs that only read
+
+    try:
+        return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # an account without a name, as in containers
+        return f"cli:{os.getuid()}"
+
+
+@contextmanager
+def opened(given: Path | None) -> Iterator[StateDirectory]:
+    """Open the state directory for a verb. Raises `StateError`."""
+    state = StateDirectory(state_path(given))
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+@contextmanager
+def reading(given: Path | None) -> Iterator["Reader"]:
+    """Open the state directory for a verb that only asks. Raises `StateError`."""
+    with opened(given) as state:
+        reader = state.store.reader()
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+@contextmanager
+def administering(given: Path | None) -> Iterator[Administration]:
+    """Open the state directory for a verb that changes something. Raises `StateError`."""
+    with opened(given) as state:
+        yield state.administration(actor(), now_ms, os.urandom)
+
+
+def init(state: StateOption = None, json: JsonOption = False) -> None:
+    """Make the state directory with the profile 'default' and its registration token.
+
+    Prints key and secret this once. Run again it changes nothing, and completes what was interrupted.
+    """
+    path = state_path(state)
+    issued = initialise(path, actor=actor(), now_ms=now_ms, entropy=os.urandom)
+    if issued is None:
+        say(f"{path} is initialised already; nothing was changed. For a new secret: mqttprov token create")
+        if json:
+            emit_json({"initialised": False, "state": str(path)})
+        return
+    credentials = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
+    if json:
+        emit_json(
+            {"initialised": True, "state": str(path), "profile": issued.profile, "token": issued.name, **credentials}
+        )
+        return
+    say(f"Made the state directory {path}. The secret is shown this once:")
+    emit_fields(credentials)
+    say(f"Next: mqttprov serve{'' if path == _DEFAULT else f' --state {path}'}")

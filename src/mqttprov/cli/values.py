@@ -1,0 +1,74 @@
+"""Reading what a person types: durations, labels, limits, secrets from files. What is allowed is judged elsewhere."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from mqttprov.cli.errors import Failure
+
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
+_UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LONGEST_MS: Final = 100 * 366 * _UNIT_MS["d"]
+_MAX_SECRET_FILE_BYTES: Final = 64 * 1024
+
+
+def duration_ms(text: str) -> int:
+    """Read `30d`, `12h`, `45m` or `90s`. Raises a usage error."""
+    parts = _DURATION.fullmatch(text.strip())
+    value_ms = int(parts[1]) * _UNIT_MS[parts[2]] if parts else 0
+    if not 0 < value_ms <= _LONGEST_MS:
+        raise typer.BadParameter(f"{text!r} is not a duration up to 100 years; write for example 30d, 12h, 45m or 90s")
+    return value_ms
+
+
+def labels(given: Sequence[str]) -> dict[str, str]:
+    """Read `key=value` for each label. Raises a usage error."""
+    found: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"label {text!r} has no '='; write key=value")
+        if key in found:
+            raise typer.BadParameter(f"label {key!r} is given twice; give it once")
+        found[key] = value
+    return found
+
+
+def whole_number(text: str) -> int:
+    """Read a number without sign or point. Raises a usage error."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise typer.BadParameter(f"{text!r} is not a whole number; write for example 500")
+    return int(text)
+
+
+def secret_from_file(path: Path) -> str:
+    """Read a secret from a file, without the line end behind it."""
+    try:
+        with path.open("rb") as file:
+            return _secret(file.read(_MAX_SECRET_FILE_BYTES + 1), str(path))
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror or error}; name a file with the secret") from error
+
+
+def secret_from_stdin() -> str:
+    """Read a secret from standard input, without the line end behind it."""
+    if sys.stdin.isatty():
+        text: str = typer.prompt("secret", hide_input=True, err=True)
+        return text
+    return _secret(sys.stdin.buffer.read(_MAX_SECRET_FILE_BYTES + 1), "standard input")
+
+
+def _secret(content: bytes, where: str) -> str:
+    if len(content) > _MAX_SECRET_FILE_BYTES:
+        raise Failure(f"{where} holds more than {_MAX_SECRET_FILE_BYTES} bytes; that is no secret of ours")
+    try:
+        text = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Failure(f"{where} is not UTF-8 text; give the secret as it was printed") from None
+    if not text:
+        raise Failure(f"{where} is empty; it must hold the secret")
+    return text
