@@ -112,6 +112,18 @@ class TestRequest:
         options = ["--csr-file", str(tmp_path / "csr"), "--credentials-type", "X509_CERTIFICATE"]
         assert mqttprov("request", *served.at(), *options, "--json").data["credentialsType"] == "X509_CERTIFICATE"
 
+    def test_takes_key_and_secret_from_a_token_file(self, served: Served, tmp_path: Path) -> None:
+        """What `token create --output-file` wrote is enough; a key on the command line wins; a broken file is told."""
+        line = tmp_path / "line.json"
+        mqttprov("token", "create", "--name", "filed", "--output-file", str(line), "--state", str(served.state))
+        asked = ["request", "--port", str(served.port), "--secret-file", str(line), "--json"]
+        assert mqttprov(*asked).data["status"] == "SUCCESS"
+        assert mqttprov(*asked, "--key", "another").status == 3
+        line.write_text('{"provisionDeviceKey": 7}')
+        assert mqttprov(*asked).status == 2
+        line.write_text("only-the-secret")
+        assert "--key" in mqttprov(*asked).err
+
     def test_reads_the_secret_from_standard_input(self, served: Served) -> None:
         """A secret is never on the command line, where everybody sees it (P6)."""
         arguments = ["--port", str(served.port), "--key", served.key, "--secret-stdin", "--json"]

@@ -1,19 +1,14 @@
 """`mqttprov device`: the fleet."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mqttprov.cli import values
-from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record
 from mqttprov.cli.state import JsonOption, StateOption, administering, reading
-from mqttprov.core.model import LifecycleState
 from mqttprov.core.names import fold
 from mqttprov.responder.administration import NotFound
-from mqttprov.store.protocol import Reader
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -38,33 +33,15 @@ _HISTORY = {
 }
 
 
-def _rows(reader: Reader, states: set[str], profile: str | None) -> Iterator[dict[str, Any]]:
-    for row in reader.devices():
-        if (not states or row.state in states) and (profile is None or fold(row.profile) == fold(profile)):
-            yield record(row)
-
-
 @app.command("list")
 def list_(
-    state: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="S|DIR",
-            help=f"Devices in this lifecycle state only ({', '.join(LifecycleState)}); any other word is the state "
-            "directory, as with every verb.",
-        ),
-    ] = None,
     profile: Annotated[str | None, typer.Option(metavar="P", help="Devices of this profile only.")] = None,
+    state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
     """List devices, oldest first."""
-    words = state or []
-    states = {word for word in words if word in set(LifecycleState)}
-    directories = [Path(word) for word in words if word not in states]
-    if len(directories) > 1:
-        raise Failure(f"{directories[1]} is no lifecycle state; give one of {', '.join(LifecycleState)}", Exit.USAGE)
-    with reading(directories[0] if directories else None) as reader:
-        rows = _rows(reader, states, profile)
+    with reading(state) as reader:
+        rows = (record(row) for row in reader.devices() if profile is None or fold(row.profile) == fold(profile))
         if json:
             emit_json_rows(rows)
         else:

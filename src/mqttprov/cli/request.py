@@ -20,7 +20,10 @@ _STATUS: Final = {Status.SUCCESS: Exit.OK, Status.NOT_FOUND: Exit.NOT_FOUND, Sta
 
 HostOption = Annotated[str, typer.Option(help="The broker.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Its port; 8883 means TLS.")]
-KeyOption = Annotated[str, typer.Option(metavar="K", help="provisionDeviceKey.")]
+KeyOption = Annotated[
+    str | None, typer.Option(metavar="K", help="provisionDeviceKey; not needed when the secret file names it.")
+]
+FROM_FILE_HELP: Final = "File with provisionDeviceSecret, or one that 'token create --output-file' wrote."
 CaOption = Annotated[
     Path | None, typer.Option("--tls-ca", metavar="FILE", help="CA of the broker's certificate (PEM); means TLS.")
 ]
@@ -31,10 +34,10 @@ class _Reply(msgspec.Struct):
 
 
 def request(
-    key: KeyOption,
+    key: KeyOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 1883,
-    secret_file: Annotated[Path | None, typer.Option(metavar="F", help="File with provisionDeviceSecret.")] = None,
+    secret_file: Annotated[Path | None, typer.Option(metavar="F", help=FROM_FILE_HELP)] = None,
     secret_stdin: Annotated[bool, typer.Option("--secret-stdin", help="Read the secret from standard input.")] = False,
     device_name: Annotated[str | None, typer.Option(metavar="N", help="deviceName; one is made without it.")] = None,
     token_file: Annotated[Path | None, typer.Option(metavar="F", help="File with the access token to use.")] = None,
@@ -57,9 +60,11 @@ def request(
     """
     if (secret_file is None) is not secret_stdin:
         raise Failure("give either --secret-file or --secret-stdin", Exit.USAGE)
+    secret = values.secret_from_stdin() if secret_file is None else values.secret_from_file(secret_file)
+    key, secret = values.registration_token(key, secret)
     fields: dict[str, Any] = {
         "provisionDeviceKey": key,
-        "provisionDeviceSecret": values.secret_from_stdin() if secret_file is None else from_file(secret_file),
+        "provisionDeviceSecret": secret,
         "deviceName": device_name,
         "credentialsType": credentials_type,
         "token": from_file(token_file),

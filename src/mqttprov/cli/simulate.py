@@ -3,6 +3,7 @@
 The swarm is loaded by these verbs only.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,7 +14,7 @@ import typer
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_json
-from mqttprov.cli.request import CaOption, HostOption, KeyOption, PortOption
+from mqttprov.cli.request import FROM_FILE_HELP, CaOption, HostOption, KeyOption, PortOption
 from mqttprov.cli.state import JsonOption
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ GatewaysOption = Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, 
 
 
 def simulate(
-    key: KeyOption,
-    secret_file: Annotated[Path, typer.Option(metavar="F", help="File with provisionDeviceSecret.")],
+    secret_file: Annotated[Path, typer.Option(metavar="F", help=FROM_FILE_HELP)],
+    key: KeyOption = None,
     gateways: GatewaysOption = 1000,
     rate: Annotated[
         float | None,
@@ -52,12 +53,14 @@ def simulate(
     from mqttprov_simulator.plan import SwarmPlan  # noqa: PLC0415
     from mqttprov_simulator.swarm import SwarmError, run_swarm  # noqa: PLC0415
 
+    key, secret = values.registration_token(key, values.secret_from_file(secret_file))
+    _end_on_sigterm()
     try:
         plan = SwarmPlan(
             host=host,
             port=port,
             key=key,
-            secret=values.secret_from_file(secret_file),
+            secret=secret,
             gateways=gateways,
             rate_per_s=rate,
             tls_ca_file=tls_ca,
@@ -83,11 +86,17 @@ def demo(gateways: GatewaysOption = 1000, json: JsonOption = False) -> None:
     from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415
     from mqttprov_simulator.swarm import SwarmError  # noqa: PLC0415
 
+    _end_on_sigterm()
     try:
         summary = run_demo(gateways=gateways, console=_console(stderr=True), live=True)
     except (DemoError, SwarmError, HostLimitError) as error:
         raise Failure(str(error)) from error
     _tell(summary, json=json)
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end a run like Ctrl-C, so that what it started ends with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _console(*, stderr: bool = False) -> "Console":

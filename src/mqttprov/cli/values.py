@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import typer
 
-from mqttprov.cli.errors import Failure
+from mqttprov.cli.errors import Exit, Failure
 
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LONGEST_MS: Final = 100 * 366 * _UNIT_MS["d"]
 _MAX_SECRET_FILE_BYTES: Final = 64 * 1024
+
+
+class _TokenFile(msgspec.Struct):
+    provisionDeviceKey: str  # noqa: N815 - ThingsBoard's name
+    provisionDeviceSecret: str  # noqa: N815 - the same
 
 
 def duration_ms(text: str) -> int:
@@ -60,6 +66,19 @@ def secret_from_stdin() -> str:
         text: str = typer.prompt("secret", hide_input=True, err=True)
         return text
     return _secret(sys.stdin.buffer.read(_MAX_SECRET_FILE_BYTES + 1), "standard input")
+
+
+def registration_token(key: str | None, secret: str) -> tuple[str, str]:
+    """Give key and secret of a registration token; `secret` may be a whole file of `token create --output-file`."""
+    if secret.startswith("{"):
+        try:
+            both = msgspec.json.decode(secret, type=_TokenFile)
+        except msgspec.DecodeError as error:
+            raise Failure(f"the secret is no file of 'token create --output-file': {error}", Exit.USAGE) from error
+        key, secret = key or both.provisionDeviceKey, both.provisionDeviceSecret
+    if key is None:
+        raise Failure("give --key, or a file of 'token create --output-file' as --secret-file", Exit.USAGE)
+    return key, secret
 
 
 def _secret(content: bytes, where: str) -> str:
