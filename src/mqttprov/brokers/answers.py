@@ -22,11 +22,15 @@ def automatic_answer(topic: str, payload: bytes, limits: ServerLimits) -> tuple[
             return None
         try:
             request = json.loads(payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(request, dict) or request.get("method") != "getSessionLimits":
             return None
-        answer = {"maxPayloadSize": limits.max_packet_bytes, "maxInflightMessages": limits.receive_maximum}
+        answer = {
+            "maxPayloadSize": limits.max_packet_bytes,
+            "maxInflightMessages": limits.receive_maximum,
+            "rateLimits": {},  # none; the device client takes an answer without this field for a failed one
+        }
         return _RPC_RESPONSE + topic[len(_RPC_REQUEST) :], json.dumps(answer, separators=(",", ":")).encode()
     if topic.startswith(_ATTRIBUTES_REQUEST):
         return _ATTRIBUTES_RESPONSE + topic[len(_ATTRIBUTES_REQUEST) :], b"{}"

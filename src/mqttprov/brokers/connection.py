@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from mqttprov.brokers.broker import EmbeddedBroker
 
 CONNECT_TIMEOUT_S: Final = 10.0
+CLOSING_TIMEOUT_S: Final = 10.0  # for a peer to read what it is still owed
 PROVISIONING_TIMEOUT_S: Final = 60.0  # as ThingsBoard: it closes such a session 60 s after a reply
 MAX_PENDING_REQUESTS: Final = 8
+MAX_PROVISIONING_PACKET_BYTES: Final = 65_536  # as ThingsBoard; anybody may send it, so it is less than after login
 
 _REFUSALS: Final = {
     LoginRefusal.ANONYMOUS: ReasonCode.NOT_AUTHORIZED,
@@ -118,6 +120,8 @@ class Connection(asyncio.Protocol):
         """Give the time at which this connection has been silent, or undecided, for too long."""
         if self._transport is None:
             return None
+        if self.session.closed:
+            return self._deadline_s
         timeout = self.session.keep_alive_timeout_s if self.principal else None
         alive_until = self._seen_s + timeout if timeout is not None else None
         if alive_until is None or self._deadline_s is None:
@@ -125,24 +129,37 @@ class Connection(asyncio.Protocol):
         return min(alive_until, self._deadline_s)
 
     def expire(self) -> None:
-        """End it for silence."""
-        self.end(ReasonCode.KEEP_ALIVE_TIMEOUT)
+        """End it for silence; cut it off when it has ended but the peer does not read the rest."""
+        if not self.session.closed:
+            self.end(ReasonCode.KEEP_ALIVE_TIMEOUT)
+        elif self._transport is not None:
+            self._transport.abort()
 
     # --- output ---
 
     def flush(self) -> None:
         """Write what the session has to say and close when it is over."""
         transport = self._transport
-        if transport is None or (self._congested and not self.session.closed):
+        if transport is None:
             return
-        output = self.session.take_output()
-        if output:
-            transport.write(output)
+        if self.session.closed or not self._congested:
+            output = self.session.take_output()
+            if output:
+                transport.write(output)
         if self.session.closed:
-            transport.close()
+            self._close(transport)
         elif self._paused is self.session.wants_input:
             self._paused = not self._paused
             (transport.pause_reading if self._paused else transport.resume_reading)()
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        if transport.is_closing():
+            return
+        transport.close()
+        if transport.get_write_buffer_size():
+            # Closing waits for the peer to read, and a peer that never does would hold its place for ever (P9).
+            self._deadline_s = self._broker.now_s() + CLOSING_TIMEOUT_S
+            self._broker.wheel.watch(self)
 
     def end(self, reason: ReasonCode) -> None:
         """End the session from our side."""
@@ -172,7 +189,11 @@ class Connection(asyncio.Protocol):
         if PROVISION_LOGIN in {connect.username, connect.client_id}:
             # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
             self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
-            self._handle(self.session.accept(assigned_client_id=self._assigned_id(connect)))
+            self._handle(
+                self.session.accept(
+                    assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
+                )
+            )
             return
         password = connect.password.decode("utf-8", "surrogateescape") if connect.password is not None else None
         attempt = LoginAttempt(connect.client_id, connect.username, password, self._certificate())

@@ -69,6 +69,18 @@ class EmbeddedServer:
             call_soon=loop.call_soon_threadsafe,
             sign=self._state.authority.sign_device,
         )
+        try:
+            urls = await self._open(loop)
+        except BrokerError:
+            await self._close_listeners()
+            self._responder.release()
+            raise
+        self._responder.start()
+        self._tick()
+        self._turn()
+        return urls
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> list[str]:
         context = self._tls_context() if self._tls_port is not None else None
         self.broker = EmbeddedBroker(
             self._responder,
@@ -85,13 +97,9 @@ class EmbeddedServer:
             if self._tls_port is not None:
                 urls.append(await self._listen("mqtts", self._tls_port, context))
         except OSError as error:
-            await self._close_listeners()
             raise BrokerError(
                 f"cannot listen on {self._host}: {error.strerror or error}; choose another port"
             ) from error
-        self._responder.start()
-        self._tick()
-        self._turn()
         return urls
 
     def _tls_context(self) -> ssl.SSLContext:

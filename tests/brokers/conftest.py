@@ -1,0 +1,43 @@
+"""Fixtures for the tests of `mqttprov.brokers`: a broker of its own for each test, and a log that must stay clean."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.brokers.harness import Running, running
+
+
+@pytest.fixture
+def expected_errors() -> list[str]:
+    """Give the list of texts that errors in the log may hold in this test; empty unless the test fills it."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def clean_log(caplog: pytest.LogCaptureFixture, expected_errors: list[str]) -> Iterator[None]:
+    """Fail the test when anything logged an error or a traceback that it did not announce (P9)."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    bad = [
+        record.getMessage()
+        for phase in ("setup", "call", "teardown")
+        for record in caplog.get_records(phase)
+        if (record.levelno >= logging.ERROR or record.exc_info)
+        and not any(text in record.getMessage() for text in expected_errors)
+    ]
+    assert not bad
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run a broker with a plain listener."""
+    async with running(tmp_path / "state") as one:
+        yield one
+
+
+@pytest.fixture
+async def tls_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run a broker with a plain and a TLS listener."""
+    async with running(tmp_path / "state", tls=True) as one:
+        yield one

@@ -1,0 +1,124 @@
+"""TLS: clients with and without a certificate on one port, and certificates that are trusted each by itself."""
+
+import json
+import ssl
+from pathlib import Path
+
+import pytest
+from tests.brokers.certificates import DeviceKey, pem_of
+from tests.brokers.harness import ClosedError, Running, ask, new_state
+
+from mqttprov.brokers.embedded import BrokerError, EmbeddedServer, now_ms
+from mqttprov.mqtt import Connect, ReasonCode
+from mqttprov.responder.state_directory import StateDirectory
+
+
+def anonymous(broker: Running) -> ssl.SSLContext:
+    """Make the context of a client that has no certificate and trusts our authority."""
+    return ssl.create_default_context(cafile=broker.path / "authority.pem")
+
+
+async def test_a_client_without_certificate_provisions_and_logs_in(tls_broker: Running) -> None:
+    """The TLS port takes clients without a certificate (thingsboard.md rule 17), who verify ours."""
+    session = await tls_broker.session(tls=anonymous(tls_broker))
+    reply = await ask(session, tls_broker.payload("gw-1"))
+    device = await tls_broker.login(reply["credentialsValue"], tls=anonymous(tls_broker))
+    await device.publish("v1/devices/me/telemetry", bytes(100_000))
+
+
+async def test_a_registered_self_signed_certificate_logs_in_at_once(tls_broker: Running, tmp_path: Path) -> None:
+    """No restart between SUCCESS and the first login by certificate, and it still works after one."""
+    own = DeviceKey("gw-1")
+    session = await tls_broker.session(tls=anonymous(tls_broker))
+    reply = await ask(session, tls_broker.payload("gw-1", hash=own.certificate_pem))
+    assert (reply["status"], reply["credentialsType"]) == ("SUCCESS", "X509_CERTIFICATE")
+    context = own.context(tls_broker.path / "authority.pem", tmp_path)
+    (await tls_broker.login(None, tls=context)).disconnect()
+    await tls_broker.restart()
+    device = await tls_broker.login(None, tls=context)
+    operator = await tls_broker.operator()
+    await operator.subscribe("v1/devices/#")
+    await device.publish("v1/devices/me/telemetry", b"x")
+    assert (await operator.message()).topic == "v1/devices/gw-1/telemetry"
+
+
+async def test_a_certificate_from_a_signing_request_logs_in(tls_broker: Running, tmp_path: Path) -> None:
+    """Our authority signs a device's CSR; key never leaves the device."""
+    own = DeviceKey("gw-1")
+    reply = await tls_broker.provision("gw-1", csr=own.csr_pem())
+    assert (reply["status"], reply["credentialsType"]) == ("SUCCESS", "X509_CERTIFICATE")
+    pem = pem_of(reply["credentialsValue"])
+    await tls_broker.login(None, tls=own.context(tls_broker.path / "authority.pem", tmp_path, pem))
+
+
+async def test_an_unknown_certificate_is_refused_in_the_handshake(tls_broker: Running, tmp_path: Path) -> None:
+    """A certificate that nobody registered does not even reach CONNECT."""
+    context = DeviceKey("stranger").context(tls_broker.path / "authority.pem", tmp_path)
+    with pytest.raises((ssl.SSLError, ClosedError, ConnectionError)):
+        await tls_broker.login(None, tls=context)
+
+
+async def test_an_unused_certificate_of_ours_is_no_identity_by_itself(tls_broker: Running, tmp_path: Path) -> None:
+    """Passing the handshake is not enough: a certificate that no credential names is refused at CONNECT."""
+    own = DeviceKey("gw-1")
+    signed = tls_broker.state.authority.sign_device(own.csr_pem(), "0" * 32, "gw-1", bytes(16), now_ms())
+    context = own.context(tls_broker.path / "authority.pem", tmp_path, signed.pem)
+    assert await tls_broker.refusal(None, tls=context) == ReasonCode.BAD_USER_NAME_OR_PASSWORD
+
+
+async def test_a_token_comes_before_a_certificate(tls_broker: Running, tmp_path: Path) -> None:
+    """With a user name the certificate does not count (thingsboard.md section 7)."""
+    own = DeviceKey("gw-1")
+    await tls_broker.provision("gw-1", hash=own.certificate_pem)
+    context = own.context(tls_broker.path / "authority.pem", tmp_path)
+    assert await tls_broker.refusal("mqp_at_wrong", tls=context) == ReasonCode.BAD_USER_NAME_OR_PASSWORD
+
+
+async def test_a_certificate_logs_in_nowhere_without_tls(tls_broker: Running) -> None:
+    """On the plain port there is no certificate, whatever the client claims."""
+    own = DeviceKey("gw-1")
+    await tls_broker.provision("gw-1", hash=own.certificate_pem)
+    assert await tls_broker.refusal(None, client_id="gw-1") == ReasonCode.NOT_AUTHORIZED
+
+
+async def test_plain_bytes_on_the_tls_port_are_refused(tls_broker: Running) -> None:
+    """A client that forgets TLS gets nothing, and the next one is served."""
+    port, tls_broker.port = tls_broker.port, tls_broker.tls_port
+    plain = await tls_broker.open(Connect("", username="provision"))
+    await plain.wait_closed()
+    tls_broker.port = port
+    assert (await tls_broker.provision("gw-1"))["status"] == "SUCCESS"
+
+
+async def test_the_private_reply_of_a_certificate_request_holds_no_private_key(tls_broker: Running) -> None:
+    """A request that carries a private key is refused in words and registers nothing (P6)."""
+    own = DeviceKey("gw-1")
+    reply = await tls_broker.provision("gw-1", hash=own.certificate_pem + own.private_key_pem())
+    assert reply["status"] == "FAILURE"
+    assert "PRIVATE" not in json.dumps(reply)
+    assert list(tls_broker.state.store.reader().devices()) == []
+
+
+async def test_a_taken_port_is_one_clear_error(tmp_path: Path, broker: Running) -> None:
+    """`BrokerError` says what and what to do; nothing is left open."""
+    new_state(tmp_path / "second")
+    state = StateDirectory(tmp_path / "second")
+    try:
+        server = EmbeddedServer(state, host="127.0.0.1", port=broker.port, tls_port=None)
+        with pytest.raises(BrokerError, match=r"cannot listen .* choose another port"):
+            await server.start()
+    finally:
+        state.close()
+
+
+async def test_half_a_certificate_setting_is_one_clear_error(tmp_path: Path) -> None:
+    """Certificate without key, and files that are not there, are told before anything listens."""
+    new_state(tmp_path / "state")
+    for text in ('[tls]\ncertificate = "x.pem"\n', '[tls]\ncertificate = "x.pem"\nprivate_key = "y.pem"\n'):
+        (tmp_path / "state" / "mqttprov.toml").write_text(text)
+        state = StateDirectory(tmp_path / "state")
+        try:
+            with pytest.raises(BrokerError, match=r"certificate|private_key"):
+                await EmbeddedServer(state, host="127.0.0.1", port=0, tls_port=0).start()
+        finally:
+            state.close()
