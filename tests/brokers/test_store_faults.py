@@ -70,8 +70,7 @@ async def test_a_database_that_turns_to_garbage_is_told_in_words(broken: Running
     path = broken.path / "mqttprov.db"
     path.write_bytes(b"garbage!" * (path.stat().st_size // 8))
     # What a connection still has in memory is dropped when another one has written.
-    for connection in (broken.state.store._connection, broken.server._responder._reader._connection):  # type: ignore[attr-defined] # the SQLite one
-        connection.execute("PRAGMA shrink_memory")
+    broken.state.store._connection.execute("PRAGMA shrink_memory")
     session = await broken.session()
     reply = await ask(session, broken.payload("gw-1"))
     assert (reply["status"], reply["retryAfter"] > 0) == ("FAILURE", True)

@@ -1,6 +1,7 @@
 """Batches: one transaction for all of them, and a bad job is nobody else's trouble."""
 
 import logging
+import sqlite3
 from typing import Never
 
 import pytest
@@ -9,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.responder.desk import NOW_MS, Answers, Desk, WatchedStore
 
+from mqttprov.core.login import LoginAttempt, LoginRefusal
 from mqttprov.core.requests import (
     Granted,
     Malformed,
@@ -19,7 +21,7 @@ from mqttprov.core.requests import (
     SuppliedCsr,
 )
 from mqttprov.responder.administration import TokenChange
-from mqttprov.responder.jobs import ActivationJob, Job, LimitedJob, PublishedJob
+from mqttprov.responder.jobs import ActivationJob, Job, LimitedJob, LoginJob, PublishedJob
 from mqttprov.store.protocol import StoreUnavailable
 
 
@@ -128,3 +130,23 @@ def test_a_login_whose_credential_died_meanwhile_does_not_stand(desk: Desk) -> N
     answers.told.clear()
     jobs = [ActivationJob("gw-1", generation, "10.0.0.1", answers.told.append) for generation in (2, 1, 2)]
     assert answers.deliver(processor.process(jobs)) == [True, False, True]
+
+
+def test_logins_of_a_batch_are_read_together_and_wait_for_no_write_lock(desk: Desk) -> None:
+    """While another process holds the write lock active devices log in; a first login is told to come back (P10)."""
+    answers = Answers()
+    processor = desk.processor(desk.state.store)
+    answers.deliver(processor.process([answers.job(desk.request(f"gw-{i}")) for i in range(2)]))
+    tokens = [granted.value for granted in answers.told]
+    answers.told.clear()
+    answers.deliver(processor.process([LoginJob(LoginAttempt("", tokens[0]), "10.0.0.1", answers.told.append)]))
+    other = sqlite3.connect(desk.state.path / "mqttprov.db", isolation_level=None)
+    desk.state.store._connection.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    jobs = [LoginJob(LoginAttempt("", token), "10.0.0.1", answers.told.append) for token in tokens]
+    answers.told.clear()
+    answers.deliver(processor.process(jobs))
+    other.close()
+    processor.close()
+    assert answers.told[0].principal is not None
+    assert answers.told[1].refusal is LoginRefusal.UNAVAILABLE

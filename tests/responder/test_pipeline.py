@@ -25,6 +25,9 @@ class Gate:
         assert self.open.wait(30)
         return []
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def pipeline(self) -> Pipeline:
         """Put a running pipeline before the gate."""
         made = Pipeline(cast("BatchProcessor", self), lambda deliveries: None)

@@ -13,12 +13,21 @@ from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.credentials import Sign, claimed_login_keys
 from mqttprov.core.facts import Effect
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
-from mqttprov.core.login import activate
+from mqttprov.core.login import (
+    Login,
+    LoginAttempt,
+    LoginFacts,
+    LoginRefusal,
+    OperatorFacts,
+    activate,
+    decide_login,
+    login_keys,
+)
 from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold, proves_token
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
-from mqttprov.store.protocol import Store, StoreUnavailable, WriteTransaction
+from mqttprov.store.protocol import Reader, Store, StoreUnavailable, WriteTransaction
 
 RETRY_AFTER_FAULT_S: Final = 5
 
@@ -31,6 +40,14 @@ class ProvisionJob(msgspec.Struct):
     request: ProvisionRequest | Malformed
     source: str
     done: Callable[[Outcome], None]
+
+
+class LoginJob(msgspec.Struct):
+    """A login to decide. `done` gets the outcome: once it is durable when it is the first with its credential."""
+
+    attempt: LoginAttempt
+    source: str
+    done: Callable[[Login], None]
 
 
 class ActivationJob(msgspec.Struct):
@@ -55,7 +72,7 @@ class PublishedJob(msgspec.Struct):
     seq: int
 
 
-Job = ProvisionJob | ActivationJob | LimitedJob | PublishedJob
+Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob
 Delivery = tuple[Callable[[Any], None], Any]
 
 
@@ -76,9 +93,50 @@ class BatchProcessor:
         self._now_ms = now_ms
         self._entropy = entropy
         self._sign = sign
+        self._reader: Reader | None = None  # made by the first batch, in the thread that uses it
+
+    def close(self) -> None:
+        """Let go of the store; for the thread that processed."""
+        if self._reader is not None:
+            self._reader.close()
 
     def process(self, jobs: Sequence[Job]) -> list[Delivery]:
-        """Do all jobs in one transaction; give what to tell to whom. Never raises.
+        """Do all jobs; give what to tell to whom. Never raises.
+
+        Logins are read together first: one question to the store refreshes its cache once, not for each of them. What
+        writes, first logins included, is one transaction; without it nobody waits for the write lock.
+        """
+        logins = [job for job in jobs if isinstance(job, LoginJob)]
+        writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob)]
+        deliveries: list[Delivery] = []
+        for job, login in zip(logins, self._decide_logins(logins), strict=True):
+            if login.first and login.principal is not None:
+                writing.append(ActivationJob(login.fold, login.principal.generation, job.source, _told(job, login)))
+            else:
+                deliveries.append((job.done, login))
+        return deliveries + self._write(writing) if writing else deliveries
+
+    def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login]:
+        if not jobs:
+            return []
+        wanted = [login_keys(job.attempt, self._keys) for job in jobs]
+        by_key: dict[str, list[LoginFacts]] = {}
+        try:
+            if self._reader is None:
+                self._reader = self._store.reader()
+            for facts in self._reader.find_logins([key for keys in wanted for key in keys]):
+                by_key.setdefault(facts.credential.login_key, []).append(facts)
+            operators = [_operator_of(job.attempt, self._reader) for job in jobs]
+        except StoreUnavailable as error:
+            _log.error("%d logins could not be decided: %s", len(jobs), error)
+            return [Login(refusal=LoginRefusal.UNAVAILABLE)] * len(jobs)
+        return [
+            decide_login(job.attempt, [f for key in keys for f in by_key.get(key, ())], operator, self._keys)
+            for job, keys, operator in zip(jobs, wanted, operators, strict=True)
+        ]
+
+    def _write(self, jobs: Sequence[Job]) -> list[Delivery]:
+        """Do all jobs in one transaction.
 
         If the batch fails for a reason that may lie in one job, each job gets a transaction of its own, so that a bad
         one never fails its batch.
@@ -92,7 +150,7 @@ class BatchProcessor:
             if len(jobs) == 1:
                 _log.exception("a request failed and was refused")
                 return self._failures(jobs)
-        return [delivery for job in jobs for delivery in self.process([job])]
+        return [delivery for job in jobs for delivery in self._write([job])]
 
     def _commit(self, jobs: Sequence[Job]) -> list[Delivery]:
         now_ms = self._now_ms()
@@ -173,6 +231,23 @@ class BatchProcessor:
             elif isinstance(job, ActivationJob):
                 deliveries.append((job.done, None))
         return deliveries
+
+
+def _operator_of(attempt: LoginAttempt, reader: Reader) -> OperatorFacts | None:
+    """Look for an operator, also when a device was found: one that took his name as its token must not keep him out."""
+    if not attempt.username or attempt.password is None:
+        return None
+    return reader.find_operator(attempt.username)
+
+
+def _told(job: LoginJob, login: Login) -> Callable[[bool | None], None]:
+    """Give what to call with the outcome of a first login's activation."""
+
+    def told(ok: bool | None) -> None:
+        failed = LoginRefusal.UNAVAILABLE if ok is None else LoginRefusal.UNKNOWN
+        job.done(login if ok else Login(refusal=failed))
+
+    return told
 
 
 def _needs_inspection(request: ProvisionRequest | Malformed) -> bool:

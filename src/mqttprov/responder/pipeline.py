@@ -59,6 +59,7 @@ class Pipeline:
             if batch:
                 self._hand_over(self._processor.process(batch))
             if last:
+                self._processor.close()
                 return
 
     def _collect(self) -> tuple[list[Job], bool]:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.credentials import Sign
-from mqttprov.core.login import Login, LoginAttempt, LoginRefusal, decide_login, login_keys
+from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
 from mqttprov.core.requests import UNPROVEN, Malformed, Outcome, Reason, Refused, refused
 from mqttprov.core.secrets import Keys
-from mqttprov.responder.jobs import ActivationJob, BatchProcessor, Delivery, LimitedJob, ProvisionJob, PublishedJob
+from mqttprov.responder.jobs import BatchProcessor, Delivery, LimitedJob, LoginJob, ProvisionJob, PublishedJob
 from mqttprov.responder.limiter import Limiter
 from mqttprov.responder.outbox import Outbox
 from mqttprov.responder.pipeline import Pipeline
@@ -117,30 +117,10 @@ class Responder:
         done(refused(Reason.LIMITED, "too many refused attempts", retry_after_s=int(wait_s) + 1))
 
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
-        """Decide a login; `done` is called at once, or after the commit when it is the first with its credential."""
-        wanted = login_keys(attempt, self._keys)
-        if not wanted:
+        """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
+        if not attempt.username and not attempt.certificate:
             done(Login(refusal=LoginRefusal.ANONYMOUS))
-            return
-        try:
-            found = self._reader.find_logins(wanted)
-            # Also when a device was found: one that chose an operator's name as its token must not keep him out.
-            asks_operator = attempt.username and attempt.password is not None
-            operator = self._reader.find_operator(attempt.username or "") if asks_operator else None
-        except StoreUnavailable as error:
-            _log.error("a login could not be decided: %s", error)
-            done(Login(refusal=LoginRefusal.UNAVAILABLE))
-            return
-        login = decide_login(attempt, found, operator, self._keys)
-        if login.principal is None or not login.first:
-            done(login)
-            return
-
-        def activated(ok: bool | None) -> None:
-            failed = LoginRefusal.UNAVAILABLE if ok is None else LoginRefusal.UNKNOWN
-            done(login if ok else Login(refusal=failed))
-
-        if not self._pipeline.submit(ActivationJob(login.fold, login.principal.generation, source, activated)):
+        elif not self._pipeline.submit(LoginJob(attempt, source, done)):
             done(Login(refusal=LoginRefusal.UNAVAILABLE))
 
     def open_outbox(self, publish: Callable[[ChainedEvent], None]) -> None:

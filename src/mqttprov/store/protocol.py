@@ -97,7 +97,7 @@ class Reader(Protocol):
     """Questions to the store. Each is answered from one consistent state; none waits for the writer."""
 
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
-        """Give the live credentials that at most three login keys name, with device and profile."""
+        """Give the live credentials that these login keys name, with device and profile."""
 
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Give an operator's login."""

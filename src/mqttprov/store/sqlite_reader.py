@@ -137,7 +137,7 @@ class SqliteReader:
 
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
         """Find live credentials by login key (`Reader.find_logins`)."""
-        return self._all("logins", (*login_keys, None, None, None)[:3], _login_from_row)
+        return self._all("logins", (msgspec.json.encode(login_keys).decode(),), _login_from_row)
 
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Find an operator's login (`Reader.find_operator`)."""

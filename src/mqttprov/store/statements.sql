@@ -64,7 +64,7 @@ SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.veri
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
-WHERE c.login_key IN (?, ?, ?) AND c.status <> 'superseded';
+WHERE c.login_key IN (SELECT value FROM json_each(?)) AND c.status <> 'superseded';
 
 -- name: operator
 SELECT name, role, verifier FROM operator WHERE name = ?;
