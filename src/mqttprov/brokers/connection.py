@@ -95,6 +95,9 @@ class Connection(asyncio.Protocol):
         """Handle one read: all its packets, then one write."""
         self._seen_s = self._broker.now_s()
         self._handle(self.session.receive(data))
+        if self._pending_requests and not self.session.closed:
+            # The reply is a commit away: what is owed until then (SUBACK) leaves in the same segment.
+            self._broker.dirty.discard(self)
         self._broker.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
