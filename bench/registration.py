@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from cycle import run_cycles
 
+from cycle import run_cycles
 from mqttprov.brokers.embedded import now_ms
 from mqttprov.responder.state_directory import initialise
 from mqttprov_simulator.cpu import cpu_seconds
@@ -54,9 +54,9 @@ class Figures(msgspec.Struct):
 
 
 @contextmanager
-def _process(command: list[str], **where: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _process(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **where
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -109,9 +109,7 @@ def measure(name: str, cycles: int, at_once: int) -> Figures:
         cpu_s = cpu_seconds(target.pid)
         result = run_cycles(*address, cycles=cycles, at_once=at_once)
         broker_us = (cpu_seconds(target.pid) - cpu_s) / max(result.done, 1) * 1e6
-        return Figures(
-            result.per_s, result.p50_ms, result.p99_ms, broker_us, result.client_cpu_us, result.failed
-        )
+        return Figures(result.per_s, result.p50_ms, result.p99_ms, broker_us, result.client_cpu_us, result.failed)
 
 
 def main() -> None:

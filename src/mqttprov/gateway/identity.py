@@ -30,7 +30,7 @@ from mqttprov.gateway.settings import GatewaySettings, SecretText
 
 _log = logging.getLogger(__name__)
 
-_NAME_LETTERS: Final = 5  # as the vendor's gateway
+_NAME_LETTERS: Final = 12  # the vendor draws five, and half of all fleets of 4,060 then have a pair of twins (P8)
 _LOGIN_LETTERS: Final = 20
 _MAX_FILE_BYTES: Final = 65_536
 _MAX_COMMON_NAME: Final = 64  # X.520 ub-common-name; the server knows the device by its key, not by this text
