@@ -140,11 +140,11 @@ def test_missing_parts_of_a_basic_login_are_made_up_once(tmp_path: Path, given: 
 
 
 def test_a_name_is_drawn_once(tmp_path: Path) -> None:
-    """`Gateway ` and five letters, the same after every restart (P4), kept for the owner alone (P6)."""
-    letters = iter("abcdexxxxx")
+    """`Gateway ` and twelve letters, the same after every restart (P4), kept for the owner alone (P6)."""
+    letters = iter("abcdefghijklxxxxx")
     chosen = settings(tmp_path)
-    assert load_identity(chosen, draw=lambda _: next(letters)).device_name == "Gateway abcde"
-    assert load_identity(chosen).device_name == "Gateway abcde"
+    assert load_identity(chosen, draw=lambda _: next(letters)).device_name == "Gateway abcdefghijkl"
+    assert load_identity(chosen).device_name == "Gateway abcdefghijkl"
     assert stat.S_IMODE((tmp_path / "identity.json").stat().st_mode) == 0o600
 
 
