@@ -10,6 +10,7 @@ run: $(VENV)/.installed
 	$(BIN)/mqttprov demo
 
 test: check
+	@tools/test-programs.sh
 	@tools/vendor-venvs.sh $(PYTHON)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,8 +67,10 @@ def background(script: str, folder: Path, environment: dict[str, str]) -> Iterat
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if BLOCK.search(p.read_text())], ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path, need: Callable[[str], None]) -> None:
     """What a reader types works, from an empty directory and nothing else."""
+    if "\nopenssl " in page.read_text():
+        need("openssl")
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     text = with_free_ports(page.read_text())
     contexts = []

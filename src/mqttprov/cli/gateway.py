@@ -38,11 +38,11 @@ def run(
     _CLIENT_ID and _CA_CERT_FILENAME (a file in its directory).
     """
     # The device side and X.509 are not needed by other verbs.
-    from mqttprov.gateway.actions import StateChanged  # noqa: PLC0415
-    from mqttprov.gateway.backoff import MachineSettings  # noqa: PLC0415
-    from mqttprov.gateway.client import GatewayClient  # noqa: PLC0415
-    from mqttprov.gateway.identity import IdentityError  # noqa: PLC0415
-    from mqttprov.gateway.settings import GatewaySettings, SettingsError  # noqa: PLC0415
+    from mqttprov.gateway.actions import StateChanged  # noqa: PLC0415 - the same
+    from mqttprov.gateway.backoff import MachineSettings  # noqa: PLC0415 - the same
+    from mqttprov.gateway.client import GatewayClient  # noqa: PLC0415 - the same
+    from mqttprov.gateway.identity import IdentityError  # noqa: PLC0415 - the same
+    from mqttprov.gateway.settings import GatewaySettings, SettingsError  # noqa: PLC0415 - the same
 
     def on_state(change: StateChanged) -> None:
         at = iso_time(now_ms())

@@ -49,9 +49,9 @@ def simulate(
     Exit status 1 when a gateway was not registered. A refused gateway tries five times.
     """
     from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.live import LiveView  # noqa: PLC0415
-    from mqttprov_simulator.plan import SwarmPlan  # noqa: PLC0415
-    from mqttprov_simulator.swarm import SwarmError, run_swarm  # noqa: PLC0415
+    from mqttprov_simulator.live import LiveView  # noqa: PLC0415 - the same
+    from mqttprov_simulator.plan import SwarmPlan  # noqa: PLC0415 - the same
+    from mqttprov_simulator.swarm import SwarmError, run_swarm  # noqa: PLC0415 - the same
 
     key, secret = values.registration_token(key, values.secret_from_file(secret_file))
     _end_on_sigterm()
@@ -83,8 +83,8 @@ def demo(gateways: GatewaysOption = 1000, json: JsonOption = False) -> None:
     Needs no state directory and leaves nothing behind.
     """
     from mqttprov_simulator.demo import DemoError, run_demo  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415
-    from mqttprov_simulator.swarm import SwarmError  # noqa: PLC0415
+    from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415 - the same
+    from mqttprov_simulator.swarm import SwarmError  # noqa: PLC0415 - the same
 
     _end_on_sigterm()
     try:
