@@ -65,7 +65,7 @@ class _Cycle(asyncio.Protocol):
         output = self._session.take_output()
         if output:
             self._transport.write(output)
-        if self._finished and not self._load.keeps(self):
+        if self._finished:
             self._transport.close()
 
     def _finish(self, *, ok: bool) -> None:
@@ -77,20 +77,14 @@ class _Cycle(asyncio.Protocol):
         if not self._finished:
             self._finish(ok=False)
 
-    @property
-    def operational(self) -> bool:
-        """Whether this is the second connection."""
-        return self._token is not None
-
 
 class _Load:
-    def __init__(self, host: str, port: int, key: str, secret: str, cycles: int, at_once: int, *, keep: bool) -> None:
+    def __init__(self, host: str, port: int, key: str, secret: str, cycles: int, at_once: int) -> None:
         self._address = (host, port)
         self._key, self._secret = key, secret
-        self._cycles, self._at_once, self._keep = cycles, at_once, keep
+        self._cycles, self._at_once = cycles, at_once
         self._run = os.urandom(4).hex()
         self._next = 0
-        self._open: list[_Cycle] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.latencies_s: list[float] = []
         self.failed = 0
@@ -101,13 +95,6 @@ class _Load:
         return json.dumps(
             {"provisionDeviceKey": self._key, "provisionDeviceSecret": self._secret, "deviceName": name}
         ).encode()
-
-    def keeps(self, cycle: _Cycle) -> bool:
-        """Tell whether a finished connection stays open (to weigh idle devices)."""
-        if self._keep and cycle.operational:
-            self._open.append(cycle)
-            return True
-        return False
 
     def start(self) -> None:
         """Begin as many cycles as may run at once."""
@@ -150,7 +137,7 @@ def run_cycles(
 ) -> CycleResult:
     """Run so many cycles, so many at once; ends by itself after `timeout_s`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(_Load(host, port, key, secret, cycles, at_once, keep=False), timeout_s))
+        return runner.run(_run(_Load(host, port, key, secret, cycles, at_once), timeout_s))
 
 
 async def _run(load: _Load, timeout_s: float) -> CycleResult:
