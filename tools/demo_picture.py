@@ -14,7 +14,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "img" / "demo.svg"
 
 
 def main() -> None:
-    """Run the demo and keep the live view of its last moment and the summary."""
+    """Run the demo and keep the live view of its middle and the summary."""
     moments: list[Progress] = []
     update = LiveView.update
 
@@ -26,9 +26,9 @@ def main() -> None:
     summary = run_demo(gateways=1000, console=Console(file=io.StringIO()), live=False)
     console = Console(file=io.StringIO(), record=True, width=96, force_terminal=True)
     console.print("[bold]$ make run[/bold]")
-    busiest = max(moments, key=lambda moment: moment.registrations_per_s)
-
-    console.print(live_view(busiest))
+    # The moment when half of the fleet had arrived, not the first or the last.
+    console.print(live_view(min(moments, key=lambda moment: abs(moment.registered - moment.gateways // 2))))
+    console.print("[dim]...[/dim]")
     print_summary(summary, console)
     console.save_svg(str(PICTURE), title="mqttprov demo")
 
