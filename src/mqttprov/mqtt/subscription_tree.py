@@ -5,11 +5,12 @@ No operation takes a step per subscriber of other filters, so neither coming nor
 """
 
 from collections.abc import Hashable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 S = TypeVar("S", bound=Hashable)
 
 _QOS: Final = 3
+_NONE: Final[dict[Any, Any]] = {}  # shared and never written: most nodes have only children or only subscribers
 _NO_LOCAL: Final = 4
 
 
@@ -19,8 +20,8 @@ class _Node(Generic[S]):
     __slots__ = ("children", "subscribers")
 
     def __init__(self) -> None:
-        self.children: dict[str, _Node[S]] = {}
-        self.subscribers: dict[S, int] = {}
+        self.children: dict[str, _Node[S]] = _NONE
+        self.subscribers: dict[S, int] = _NONE
 
 
 class SubscriptionTree(Generic[S]):
@@ -45,8 +46,12 @@ class SubscriptionTree(Generic[S]):
             for level in topic_filter.split("/"):
                 child = node.children.get(level)
                 if child is None:
+                    if node.children is _NONE:
+                        node.children = {}
                     child = node.children[level] = _Node()
                 node = child
+            if node.subscribers is _NONE:
+                node.subscribers = {}
             subscribers = node.subscribers
         else:
             found = self._exact.get(topic_filter)
