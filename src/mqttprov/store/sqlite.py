@@ -43,7 +43,7 @@ from mqttprov.store.sqlite_reader import (
 )
 
 BUSY_TIMEOUT_MS: Final = 5000
-_CHUNKS: Final = (128, 16, 1)  # rows per statement; few sizes, so that the statement cache holds them all
+_CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)  # rows per statement; few sizes, so that all stay in the statement cache
 _APPLICATION_ID: Final = 0x6D717076  # "mqpv"
 
 _TABLES: Final = {
@@ -112,7 +112,7 @@ class SqliteStore:
         self._lock = threading.Lock()
         with translated(path):
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None,
-                                               check_same_thread=False, cached_statements=64)  # fmt: skip
+                                               check_same_thread=False, cached_statements=128)  # fmt: skip
             try:
                 self._prepare(create=create)
             except BaseException:
