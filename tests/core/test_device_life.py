@@ -104,7 +104,7 @@ def test_decommissioning_ends_every_generation(world: World) -> None:
     world.connect(used)
     unused = world.grant(world.request())
     change = decommission(world.facts, world.device(), BY, wait_ms=5000)
-    assert (change.event.kind, change.event.wait_ms) == (EventKind.DECOMMISSIONED, 5000)
+    assert (change.event.kind, change.event.wait_s) == (EventKind.DECOMMISSIONED, 5.0)
     assert world.live() == []
     for granted in (used, unused):
         assert world.login(world.attempt(granted)).principal is None

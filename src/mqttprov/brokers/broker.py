@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import msgspec
+
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
@@ -208,14 +210,22 @@ class EmbeddedBroker:
         if event.kind in ENDS_SESSIONS:
             self.farewells.begin(event, self._by_principal.get(event.device_id or "", ()))
         elif event.kind == EventKind.ROTATION_REQUESTED:
-            # A gateway that gives up its credentials asks for new ones; until those log in the old ones work.
-            self.call(self._by_principal.get(event.device_id or "", ()), event.seq, WIPE_CALL)
+            self._ask_to_rotate(event)
         topic = AUDIT_PREFIX + event.kind
         receivers = self._tree.match(topic)
         if receivers:
             payload = f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode()
             for receiver, granted in receivers.items():
                 self._deliver(receiver, topic, payload, granted, EMPTY_PROPERTIES)
+
+    def _ask_to_rotate(self, event: ChainedEvent) -> None:
+        """Let a gateway give up its credentials, so that it asks for new ones; until those log in the old ones work."""
+        sessions = self._by_principal.get(event.device_id or "", {})
+        called = self.call(sessions, event.seq, WIPE_CALL)
+        for connection in sessions:
+            if connection not in called and connection.principal is not None:
+                # It is told once it listens, as one that comes back later.
+                connection.principal = msgspec.structs.replace(connection.principal, rotation_due=True)
 
     # --- subscriptions ---
 

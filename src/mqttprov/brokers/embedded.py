@@ -160,6 +160,7 @@ class EmbeddedServer:
         self.broker.flush()
         self.broker.farewells.when_settled(seq, settled.set)
         await settled.wait()
+        await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
 
     def _turn(self) -> None:
         """End what is overdue."""

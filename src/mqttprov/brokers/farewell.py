@@ -48,22 +48,22 @@ class Farewells:
         farewell = None
         if sessions and event.kind == EventKind.DECOMMISSIONED:
             body = _body(event)
-            if body is not None and body.wait_ms:
+            if body is not None and body.wait_s:
                 listening = set(self._broker.call(sessions, event.seq, WIPE_CALL))
                 farewell = _Farewell(event, body.device or "", listening)
                 self._open.add(event.seq)
-                self._wait(farewell, body.wait_ms)
+                self._wait(farewell, body.wait_s)
         for connection in sessions:
             if connection not in listening:
                 connection.end(ReasonCode.NOT_AUTHORIZED)
         if farewell is not None and not listening:
             self._finish(farewell, "it does not listen to remote calls")
 
-    def _wait(self, farewell: _Farewell, wait_ms: int) -> None:
+    def _wait(self, farewell: _Farewell, wait_s: float) -> None:
         if farewell.listening and farewell.event.device_id:
             self._waiting[farewell.event.device_id] = farewell
-            why = f"it did not answer within {wait_ms / 1000:g} s"
-            farewell.timer = self._loop.call_later(wait_ms / 1000, self._finish, farewell, why)
+            why = f"it did not answer within {wait_s:g} s"
+            farewell.timer = self._loop.call_later(wait_s, self._finish, farewell, why)
 
     def heard(self, connection: Connection, topic: str, payload: bytes) -> None:
         """Take note of what a device said, in case it is the answer that is waited for."""

@@ -49,7 +49,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
 
     `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
     carried, `count` how many requests an aggregated event stands for, `text` what was changed or said,
-    `wait_ms` how long a broker shall wait for the device before it ends its sessions.
+    `wait_s` how long a broker shall wait for the device before it ends its sessions.
     """
 
     kind: EventKind
@@ -69,7 +69,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     reason: str | None = None
     count: int | None = None
     text: str | None = None
-    wait_ms: int | None = None
+    wait_s: float | None = None
 
 
 class ChainedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -78,7 +78,7 @@ def decommission(facts: Facts, known: DeviceFacts, by: By, *, wait_ms: int) -> C
     if live:
         effects.append(SupersedeCredentials(device.id, device.fold, live))
     event = _event(EventKind.DECOMMISSIONED, known, by, state)
-    return _changed(facts, effects, msgspec.structs.replace(event, wait_ms=wait_ms))
+    return _changed(facts, effects, msgspec.structs.replace(event, wait_s=wait_ms / 1000))
 
 
 def release(facts: Facts, known: DeviceFacts, by: By) -> Change:
