@@ -17,9 +17,8 @@ def test_a_database_of_the_first_version_is_updated(tmp_path: Path) -> None:
     old = sqlite3.connect(tmp_path / "old.db")
     old.executescript(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = 1;")
     with old:
-        old.execute(
-            "INSERT INTO profile VALUES (1, 'p', 'p', 'allow-create', 'ACCESS_TOKEN', 'reuse', 8, 0, '[]', '[]', '[]', 1)"
-        )
+        profile = (1, "p", "p", "allow-create", "ACCESS_TOKEN", "reuse", 8, 0, "[]", "[]", "[]", 1)
+        old.execute("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", profile)
         old.execute("INSERT INTO device VALUES ('id', 'GW', 'gw', 1, 'active', NULL, NULL, '{}', 0, 1, 3)")
     old.close()
     store = SqliteStore(tmp_path / "old.db")
