@@ -7,12 +7,12 @@ from mqttprov.core.model import LifecycleState
 
 # One row per state, one column per event; "-" cannot happen. Written out apart from the code on purpose.
 TABLE = """
-                provision    first-login  suspend    resume  decommission
-manufactured    provisioned  -            -          -       decommissioned
-provisioned     provisioned  active       suspended  -       decommissioned
-active          active       active       suspended  -       decommissioned
-suspended       -            -            -          active  decommissioned
-decommissioned  -            -            -          -       -
+                provision    first-login  suspend    resume  resume-unused  decommission    release
+manufactured    provisioned  -            -          -       -              decommissioned  -
+provisioned     provisioned  active       suspended  -       -              decommissioned  -
+active          active       active       suspended  -       -              decommissioned  -
+suspended       -            -            -          active  provisioned    decommissioned  -
+decommissioned  -            -            -          -       -              -               decommissioned
 """
 
 
@@ -53,5 +53,6 @@ def test_a_suspended_or_decommissioned_device_is_not_provisioned() -> None:
 
 
 def test_nothing_leads_out_of_decommissioned() -> None:
-    """A decommissioned name is a tombstone (P8)."""
-    assert all(cell == "-" for state, _, cell in pairs() if state is LifecycleState.DECOMMISSIONED)
+    """A decommissioned device is a tombstone, also when its name was released (P8)."""
+    following = {cell for state, _, cell in pairs() if state is LifecycleState.DECOMMISSIONED}
+    assert following == {"-", "decommissioned"}

@@ -6,17 +6,28 @@ to provisioning requests never come here; they go from the responder to the conn
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
+
+import msgspec
 
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
+from mqttprov.brokers.farewell import WIPE_CALL, Farewells
 from mqttprov.brokers.wheel import DeadlineWheel
-from mqttprov.core.audit import ChainedEvent
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
-from mqttprov.core.permissions import AUDIT_PREFIX, inward, is_own_topic, may_publish, may_subscribe, outward
+from mqttprov.core.permissions import (
+    AUDIT_PREFIX,
+    inward,
+    is_own_topic,
+    may_publish,
+    may_subscribe,
+    outward,
+    topic_of_device,
+)
 from mqttprov.core.requests import Granted, Outcome
 from mqttprov.mqtt import (
     EMPTY_PROPERTIES,
@@ -35,6 +46,7 @@ from mqttprov.mqtt import (
 from mqttprov.responder.service import Responder
 
 MAX_FILTERS_PER_SESSION: Final = 256
+_LATE_CALL: Final = 0  # number of a call whose audit event is long past; those have their event's place
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +80,7 @@ class EmbeddedBroker:
         self._by_principal: dict[str, dict[Connection, None]] = {}
         self._tree: SubscriptionTree[Connection] = SubscriptionTree()
         self._flush_scheduled = False
+        self.farewells = Farewells(self, loop)
 
     # --- connections ---
 
@@ -122,6 +135,7 @@ class EmbeddedBroker:
         others.pop(connection, None)
         if not others:
             self._by_principal.pop(identity, None)
+        self.farewells.left(connection)
         will, connection.session.will = connection.session.will, None
         if will is not None and may_publish(principal, will.topic):
             self._route(connection, principal, will.topic, will.payload, will.qos, EMPTY_PROPERTIES)
@@ -150,6 +164,7 @@ class EmbeddedBroker:
             answer = automatic_answer(publish.topic, publish.payload, self.limits)
             if answer is not None and connection in self._tree.match(inward(principal, answer[0])):
                 session.publish(answer[0], answer[1], min(publish.qos, 1))
+            self.farewells.heard(connection, publish.topic, publish.payload)
 
     def _route(
         self, sender: Connection, principal: Principal, topic: str, payload: bytes, qos: int, properties: Properties
@@ -178,14 +193,39 @@ class EmbeddedBroker:
         held = pending.queued_bytes + pending.output_bytes + size_bytes
         return pending.queued_messages >= limits.max_queued_messages or held > limits.max_queued_bytes // 2
 
+    def call(self, connections: Iterable[Connection], number: int, payload: bytes) -> list[Connection]:
+        """Call a procedure of a device on those of its sessions that listen to calls; give them."""
+        called = []
+        for connection in connections:
+            if connection.principal is not None:
+                topic = f"{topic_of_device(connection.principal.name)}rpc/request/{number}"
+                granted = self._tree.match(topic).get(connection)
+                if granted is not None:
+                    self._deliver(connection, topic, payload, granted, EMPTY_PROPERTIES)
+                    called.append(connection)
+        return called
+
     def publish_event(self, event: ChainedEvent) -> None:
-        """Publish a committed audit event to the operators who listen (QoS 1)."""
+        """Act on a committed audit event, and publish it to the operators who listen (QoS 1)."""
+        if event.kind in ENDS_SESSIONS:
+            self.farewells.begin(event, self._by_principal.get(event.device_id or "", ()))
+        elif event.kind == EventKind.ROTATION_REQUESTED:
+            self._ask_to_rotate(event)
         topic = AUDIT_PREFIX + event.kind
         receivers = self._tree.match(topic)
         if receivers:
             payload = f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode()
             for receiver, granted in receivers.items():
                 self._deliver(receiver, topic, payload, granted, EMPTY_PROPERTIES)
+
+    def _ask_to_rotate(self, event: ChainedEvent) -> None:
+        """Let a gateway give up its credentials, so that it asks for new ones; until those log in the old ones work."""
+        sessions = self._by_principal.get(event.device_id or "", {})
+        called = self.call(sessions, event.seq, WIPE_CALL)
+        for connection in sessions:
+            if connection not in called and connection.principal is not None:
+                # It is told once it listens, as one that comes back later.
+                connection.principal = msgspec.structs.replace(connection.principal, rotation_due=True)
 
     # --- subscriptions ---
 
@@ -212,6 +252,8 @@ class EmbeddedBroker:
             connection.filters.add(inner)
             codes.append(ReasonCode(granted))
         connection.session.suback(subscribe.packet_id, tuple(codes))
+        if principal.rotation_due and self.responder.can_rotate(principal.name):
+            self.call([connection], _LATE_CALL, WIPE_CALL)
 
     def unsubscribe(self, connection: Connection, unsubscribe: Unsubscribe) -> None:
         """End subscriptions."""

@@ -20,6 +20,7 @@ from typing import Final
 import uvloop
 
 from mqttprov.brokers import tls
+from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
 from mqttprov.mqtt import ReasonCode
@@ -69,10 +70,12 @@ class EmbeddedServer:
             call_soon=loop.call_soon_threadsafe,
             sign=self._state.authority.sign_device,
         )
+        self._bell: Bell | None = None
         try:
             urls = await self._open(loop)
         except BrokerError:
             await self._close_listeners()
+            await self._close_bell()
             self._responder.release()
             raise
         self._responder.start()
@@ -90,6 +93,11 @@ class EmbeddedServer:
             trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
         )
         self._responder.open_outbox(self.broker.publish_event)
+        try:
+            self._bell = Bell(self._state.path)  # before the first client, so that a command finds every session
+            await self._bell.open(self._act)
+        except OSError as error:
+            raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
         urls = []
         try:
             if self._port is not None:
@@ -145,6 +153,15 @@ class EmbeddedServer:
         delay = 0.0 if more else OUTBOX_INTERVAL_S
         self._repeat(0, delay, self._tick)
 
+    async def _act(self, seq: int) -> None:
+        """Act on the audit chain up to this place; return when it had its effect. Raises `StoreUnavailable`."""
+        settled = asyncio.Event()
+        self._responder.catch_up(seq)
+        self.broker.flush()
+        self.broker.farewells.when_settled(seq, settled.set)
+        await settled.wait()
+        await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
+
     def _turn(self) -> None:
         """End what is overdue."""
         self.broker.wheel.turn(self.broker.now_s())
@@ -172,7 +189,12 @@ class EmbeddedServer:
         self.broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.broker.empty.wait(), CLOSE_TIMEOUT_S)
+        await self._close_bell()
         self._responder.release()
+
+    async def _close_bell(self) -> None:
+        if self._bell is not None:
+            await self._bell.close()
 
     async def _close_listeners(self) -> None:
         for server in self._servers:

@@ -1,14 +1,17 @@
 """`mqttprov device`: the fleet."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mqttprov.cli import values
-from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record
-from mqttprov.cli.state import JsonOption, StateOption, administering, reading
+from mqttprov.cli.asking import confirm
+from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.state import JsonOption, StateOption, administering, caring, reading
 from mqttprov.core.names import fold
 from mqttprov.responder.administration import NotFound
+from mqttprov.responder.device_life import Done
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -23,6 +26,11 @@ _COLUMNS = {
     "generation": "GENERATION",
     "createdAt": "CREATED",
 }
+NameArgument = Annotated[str, typer.Argument(help="Name of the device.")]
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit event.", show_default=False)
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _HISTORY = {
     "generation": "GENERATION",
     "type": "CREDENTIALS",
@@ -82,3 +90,89 @@ def create(
         device = administration.create_device(profile, name, owner, values.labels(label or ()))
         row = next(reader.devices(device.name))
     (emit_json if json else emit_fields)(record(row))
+
+
+@app.command()
+def suspend(
+    name: NameArgument, reason: ReasonOption = None, state: StateOption = None, json: JsonOption = False
+) -> None:
+    """Stop a device: it may neither log in nor provision, and its sessions have ended when this returns."""
+    with caring(state) as life:
+        _tell(life.suspend(name, reason), "is suspended", json=json)
+
+
+@app.command()
+def resume(
+    name: NameArgument, reason: ReasonOption = None, state: StateOption = None, json: JsonOption = False
+) -> None:
+    """Let a suspended device go on as what it was, with the credentials that it has."""
+    with caring(state) as life:
+        _tell(life.resume(name, reason), "is resumed", json=json)
+
+
+@app.command()
+def decommission(
+    name: NameArgument,
+    reason: ReasonOption = None,
+    wait: Annotated[
+        str,
+        typer.Option(metavar="5s", help="How long a connected gateway may take to wipe its credentials."),
+    ] = "5s",
+    yes: YesOption = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Retire a device: its credentials are revoked, a connected gateway wipes them, its sessions end.
+
+    The record stays, and with it the name stays taken.
+    """
+    wait_ms = values.duration_ms(wait)
+    with caring(state) as life:
+        _ask(state, name, "Decommission device", yes=yes)
+        done = life.decommission(name, reason, wait_ms=wait_ms)
+    if done.wiped is not None and not done.wiped.done and not json:
+        say(f"The gateway may still hold its revoked credentials: {done.wiped.why}.")
+    wiped = "; the gateway has wiped its credentials" if done.wiped is not None and done.wiped.done else ""
+    _tell(done, f"is decommissioned{wiped}", json=json, wiped=done.wiped.done if done.wiped else None)
+
+
+@app.command()
+def release(
+    name: NameArgument,
+    reason: ReasonOption = None,
+    yes: YesOption = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Free the name of a decommissioned device for another one; its record stays as NAME#ID."""
+    with caring(state) as life:
+        _ask(state, name, "Release the name of device", yes=yes)
+        done = life.release(name, reason)
+    _tell(done, "has given its name free", json=json)
+
+
+@app.command()
+def rotate(
+    name: NameArgument, reason: ReasonOption = None, state: StateOption = None, json: JsonOption = False
+) -> None:
+    """Let a device have the next generation of its credentials; the old one works until the new one logs in.
+
+    A gateway that listens to remote calls is told to fetch it: at once, or when it connects next.
+    """
+    with caring(state) as life:
+        done = life.rotate(name, reason)
+    _tell(done, "gets its next generation when it asks; it is told to when it is connected", json=json)
+
+
+def _ask(state: Path | None, name: str, question: str, *, yes: bool) -> None:
+    with reading(state) as reader:
+        found = next(reader.devices(name), None)
+    if found is not None:  # else the verb says so
+        confirm(f"{question} {found.name!r} ({found.state}, profile {found.profile!r})?", yes=yes)
+
+
+def _tell(done: Done, what: str, *, json: bool, **more: bool | None) -> None:
+    if json:
+        emit_json(record(done.device) | {"auditSeq": done.seq, "brokers": done.brokers, **more})
+    else:
+        say(f"Device {done.device.name!r} {what}.")

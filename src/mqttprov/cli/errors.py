@@ -5,6 +5,7 @@ from typing import Final
 
 from mqttprov.core.names import InvalidName
 from mqttprov.responder.administration import NotFound
+from mqttprov.responder.doorbell import BrokerSilent
 from mqttprov.responder.state_directory import StateError
 from mqttprov.store.protocol import Conflict, StoreUnavailable
 
@@ -28,8 +29,8 @@ MEANINGS: Final = {
     Exit.USAGE: "the command line or a value in it cannot be used",
     Exit.NOT_FOUND: "no such profile, token or device; also: the server answered NOT_FOUND",
     Exit.DENIED: "the system does not let this user do it",
-    Exit.CONFLICT: "it exists already, or a name means several things",
-    Exit.UNAVAILABLE: "no state directory (run `mqttprov init`), an unusable database, or no server there",
+    Exit.CONFLICT: "it exists already, a name means several things, or the device's state does not allow it",
+    Exit.UNAVAILABLE: "no state directory (run `mqttprov init`), an unusable database, no server, or a silent one",
     Exit.INTERRUPTED: "interrupted",
 }
 
@@ -48,6 +49,7 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (InvalidName, Exit.USAGE),
     (StateError, Exit.UNAVAILABLE),
     (StoreUnavailable, Exit.UNAVAILABLE),
+    (BrokerSilent, Exit.UNAVAILABLE),
     (PermissionError, Exit.DENIED),
     (OSError, Exit.FAILED),
 )

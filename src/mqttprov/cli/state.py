@@ -14,6 +14,7 @@ from mqttprov.responder.administration import Administration
 from mqttprov.responder.state_directory import StateDirectory, initialise
 
 if TYPE_CHECKING:
+    from mqttprov.responder.device_life import DeviceLife
     from mqttprov.store.protocol import Reader
 
 ENVIRONMENT: Final = "MQTTPROV_STATE"
@@ -77,6 +78,13 @@ def administering(given: Path | None) -> Iterator[Administration]:
     """Open the state directory for a verb that changes something. Raises `StateError`."""
     with opened(given) as state:
         yield state.administration(actor(), now_ms, os.urandom)
+
+
+@contextmanager
+def caring(given: Path | None) -> Iterator["DeviceLife"]:
+    """Open the state directory for a verb on one device, which acts on running brokers too. Raises `StateError`."""
+    with opened(given) as state:
+        yield state.device_life(actor(), now_ms)
 
 
 def init(state: StateOption = None, json: JsonOption = False) -> None:

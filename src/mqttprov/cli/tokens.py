@@ -1,7 +1,6 @@
 """`mqttprov token`: registration tokens, the keys and secrets that devices provision with."""
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 import typer
 
 from mqttprov.cli import values
+from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
 from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
@@ -154,21 +154,12 @@ def revoke(
     """End a registration token: it registers nothing any more. Its devices stay."""
     with administering(state) as administration, reading(state) as reader:
         row = find_token(reader.tokens(profile, name), name)
-        _confirm(f"Revoke token {row.name!r} of profile {row.profile!r}, used {row.used} times?", yes=yes)
+        confirm(f"Revoke token {row.name!r} of profile {row.profile!r}, used {row.used} times?", yes=yes)
         row = administration.revoke_token(row.key, None)
     if json:
         emit_json(_record(row))
     else:
         say(f"Token {row.name!r} of profile {row.profile!r} is revoked.")
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Failure("this cannot be undone and nobody can be asked here; say --yes", Exit.USAGE)
-    if not typer.confirm(question, err=True):
-        raise Failure("nothing was changed")
 
 
 @app.command()

@@ -31,13 +31,25 @@ class EventKind(StrEnum):
     REFUSED = "refused"
     LIMITED = "limited"
     ACTIVATED = "activated"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    DECOMMISSIONED = "decommissioned"
+    RELEASED = "released"
+    ROTATION_REQUESTED = "rotation-requested"
+    WIPED = "wiped"
+    NOT_WIPED = "not-wiped"
+
+
+# A broker that meets one of these ends the sessions of the device that it names (P7).
+ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED})
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
     """One outcome or operator action, without its place in the chain.
 
     `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
-    carried, `count` how many requests an aggregated event stands for, `text` what was changed or said.
+    carried, `count` how many requests an aggregated event stands for, `text` what was changed or said,
+    `wait_s` how long a broker shall wait for the device before it ends its sessions.
     """
 
     kind: EventKind
@@ -57,6 +69,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     reason: str | None = None
     count: int | None = None
     text: str | None = None
+    wait_s: float | None = None
 
 
 class ChainedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,11 @@ class DeviceFacts(msgspec.Struct):
     registered_by: set[int] = set()
     last_generation: int = 0
 
+    @property
+    def rotation_due(self) -> bool:
+        """Tell whether an operator asked for a newer generation and the device has not been given one since."""
+        return self.device.rotate_from is not None and self.last_generation <= self.device.rotate_from
+
 
 class CreateDevice(msgspec.Struct, frozen=True):
     """A device comes into being, without credentials yet."""
@@ -70,8 +75,40 @@ class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
 
 
+class ChangeState(msgspec.Struct, frozen=True, gc=False):
+    """An operator moved the device to another lifecycle state."""
+
+    device_id: str
+    fold: str
+    state: LifecycleState
+
+
+class ReleaseName(msgspec.Struct, frozen=True, gc=False):
+    """A tombstone gives up its name: from now on it is known by `name`, which no device can ask for."""
+
+    device_id: str
+    fold: str
+    name: str
+
+
+class RequestRotation(msgspec.Struct, frozen=True, gc=False):
+    """An operator wants a newer generation than this one, which is the newest."""
+
+    device_id: str
+    fold: str
+    generation: int
+
+
 Effect = (
-    CreateDevice | ProvisionDevice | CountRegistration | IssueCredential | SupersedeCredentials | ActivateCredential
+    CreateDevice
+    | ProvisionDevice
+    | CountRegistration
+    | IssueCredential
+    | SupersedeCredentials
+    | ActivateCredential
+    | ChangeState
+    | ReleaseName
+    | RequestRotation
 )
 
 
@@ -110,6 +147,14 @@ class Facts(msgspec.Struct):
                     if credential.generation == generation:
                         credential.status = CredentialStatus.ACTIVE
                         credential.first_login_ms = at_ms
+            case ChangeState(_, fold, state):
+                self.devices[fold].device.state = state
+            case ReleaseName(_, fold, name):
+                facts = self.devices.pop(fold)
+                facts.device.name = facts.device.fold = name
+                self.devices[name] = facts
+            case RequestRotation(_, fold, generation):
+                self.devices[fold].device.rotate_from = generation
 
     def _supersede(self, facts: DeviceFacts, generations: tuple[int, ...]) -> None:
         for credential in facts.credentials:

@@ -17,6 +17,7 @@ MAX_REGISTRATIONS: Final = 10**15  # exact in JSON and in every database; more t
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_CHARS: Final = 63
 MAX_LABEL_VALUE_CHARS: Final = 255
+MAX_REMARK_CHARS: Final = 255
 MAX_TOPIC_PATTERNS: Final = 16
 MAX_PATTERN_CHARS: Final = 255
 

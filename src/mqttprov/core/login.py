@@ -35,6 +35,7 @@ class Principal(msgspec.Struct, frozen=True):
     generation: int = 0
     publish_topics: tuple[str, ...] = ()
     subscribe_topics: tuple[str, ...] = ()
+    rotation_due: bool = False  # an operator wants it to fetch a newer generation than the one it came with
 
 
 class LoginAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -145,6 +146,7 @@ def _decide_device(facts: LoginFacts) -> Login:
         credential.generation,
         tuple(p.replace("%d", device.name) for p in profile.publish_topics),
         tuple(p.replace("%d", device.name) for p in profile.subscribe_topics),
+        device.rotate_from is not None and credential.generation <= device.rotate_from,
     )
     return Login(principal, first=credential.status is CredentialStatus.ISSUED, fold=device.fold)
 

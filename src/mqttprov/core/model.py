@@ -121,7 +121,10 @@ class Credential(msgspec.Struct):
 
 
 class Device(msgspec.Struct):
-    """A device. `fold` is the form of the name in which it is unique (P8); `token_id` last provisioned it."""
+    """A device. `fold` is the form of the name in which it is unique (P8); `token_id` last provisioned it.
+
+    `rotate_from` is its newest generation at the time when an operator last asked for a newer one.
+    """
 
     id: str
     name: str
@@ -133,3 +136,4 @@ class Device(msgspec.Struct):
     owner: str | None = None
     labels: dict[str, str] = {}
     gateway: bool = False
+    rotate_from: int | None = None

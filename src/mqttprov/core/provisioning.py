@@ -275,8 +275,14 @@ def _check_device(device: Device, profile: Profile) -> None:
 
 
 def _repeated(known: DeviceFacts, proof: str) -> Credential | None:
-    """Find the unused generation that the same proof was given before (P4); the newest first."""
+    """Find the unused generation that the same proof was given before (P4); the newest first.
+
+    Not one from before an operator asked for a newer one: that may be what leaked.
+    """
+    oldest = known.device.rotate_from or 0
     for credential in reversed(known.credentials):
+        if credential.generation <= oldest:
+            break
         if credential.status is CredentialStatus.ISSUED and equal(credential.proof, proof):
             return credential
     return None
@@ -288,7 +294,8 @@ def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profil
         return  # manufactured: this is its first time
     match profile.reprovision:
         case ReprovisionPolicy.REFUSE:
-            raise _Refusal(Reason.ALREADY_PROVISIONED, "this device was provisioned before")
+            if not known.rotation_due:  # an operator's wish for a newer generation opens this once
+                raise _Refusal(Reason.ALREADY_PROVISIONED, "this device was provisioned before")
         case ReprovisionPolicy.SAME_KEY:
             # A certificate proves nothing, since it is public; a CSR is signed with the key.
             keys_held = {c.public_key for c in known.credentials if c.public_key}

@@ -72,7 +72,14 @@ class PublishedJob(msgspec.Struct):
     seq: int
 
 
-Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob
+class RecordJob(msgspec.Struct):
+    """Something that happened outside of the rules. `done` is called when it is in the audit chain, or cannot be."""
+
+    event: Event
+    done: Callable[[None], None]
+
+
+Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob | RecordJob
 Delivery = tuple[Callable[[Any], None], Any]
 
 
@@ -185,6 +192,9 @@ class BatchProcessor:
                             Event(EventKind.LIMITED, now_ms, "device", source=job.source, count=job.count,
                                   reason=Reason.LIMITED)
                         )  # fmt: skip
+                    case RecordJob():
+                        events.append(job.event)
+                        deliveries.append((job.done, None))
                     case PublishedJob():
                         transaction.mark_published(job.seq)
             transaction.write(facts, effects)
@@ -228,7 +238,7 @@ class BatchProcessor:
         for job in jobs:
             if isinstance(job, ProvisionJob):
                 deliveries.append((job.done, failure))
-            elif isinstance(job, ActivationJob):
+            elif isinstance(job, ActivationJob | RecordJob):
                 deliveries.append((job.done, None))
         return deliveries
 

@@ -7,12 +7,22 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from mqttprov.core.audit import ChainedEvent
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
+from mqttprov.core.model import LifecycleState
 from mqttprov.core.requests import UNPROVEN, Malformed, Outcome, Reason, Refused, refused
 from mqttprov.core.secrets import Keys
-from mqttprov.responder.jobs import BatchProcessor, Delivery, LimitedJob, LoginJob, ProvisionJob, PublishedJob
+from mqttprov.responder.device_life import obstacle
+from mqttprov.responder.jobs import (
+    BatchProcessor,
+    Delivery,
+    LimitedJob,
+    LoginJob,
+    ProvisionJob,
+    PublishedJob,
+    RecordJob,
+)
 from mqttprov.responder.limiter import Limiter
 from mqttprov.responder.outbox import Outbox
 from mqttprov.responder.pipeline import Pipeline
@@ -21,6 +31,7 @@ from mqttprov.wire import thingsboard
 
 MAX_LIMITED_SOURCES: Final = 1000
 RETRY_AFTER_OVERLOAD_S: Final = 2
+MAX_REVOKED: Final = 10_000  # devices that are remembered as revoked while older logins may be under way
 LIMITED_EVENT_INTERVAL_S: Final = 10.0  # what the limiter turned away is told in one event for this long
 
 _log = logging.getLogger(__name__)
@@ -55,6 +66,8 @@ class Responder:
         self._processor = BatchProcessor(store, keys, now_ms=now_ms, entropy=entropy, sign=sign)
         self._pipeline = Pipeline(self._processor, self._hand_over)
         self._outbox: Outbox | None = None
+        self._revocations = 0
+        self._revoked: dict[str, int] = {}  # device id -> number of the revocation, the last ones
 
     def start(self) -> None:
         """Start the writer."""
@@ -120,12 +133,71 @@ class Responder:
         """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
         if not attempt.username and not attempt.certificate:
             done(Login(refusal=LoginRefusal.ANONYMOUS))
-        elif not self._pipeline.submit(LoginJob(attempt, source, done)):
+        elif not self._pipeline.submit(LoginJob(attempt, source, self._unless_revoked(attempt, source, done))):
             done(Login(refusal=LoginRefusal.UNAVAILABLE))
+
+    def _unless_revoked(
+        self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]
+    ) -> Callable[[Login], None]:
+        """Decide a login again when its device was revoked between the decision and now (P7).
+
+        Whoever ends the sessions of a device does not find the one that is about to begin; so it must not begin.
+        """
+        mark = self._revocations
+
+        def decided(login: Login) -> None:
+            if mark != self._revocations and login.principal is not None:
+                forgotten = self._revocations - mark > MAX_REVOKED
+                if forgotten or self._revoked.get(login.principal.device_id, 0) > mark:
+                    self.login(attempt, source, done)
+                    return
+            done(login)
+
+        return decided
+
+    def _note_revoked(self, device_id: str) -> None:
+        self._revocations += 1
+        self._revoked.pop(device_id, None)
+        self._revoked[device_id] = self._revocations
+        if len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
+
+    def record_wipe(
+        self, name: str, device_id: str, why_not: str | None, source: str | None, done: Callable[[], None]
+    ) -> None:
+        """Record that a retired gateway wiped its credentials, or why that is not known; `done` follows in any case."""
+        event = Event(
+            EventKind.WIPED if why_not is None else EventKind.NOT_WIPED,
+            self._now_ms(),
+            "device",
+            source=source,
+            device=name,
+            device_id=device_id,
+            state=LifecycleState.DECOMMISSIONED,
+            text=why_not,
+        )
+        if not self._pipeline.submit(RecordJob(event, lambda _: done())):
+            _log.warning("it could not be recorded what became of the credentials of device %s", name)
+            done()
+
+    def can_rotate(self, name: str) -> bool:
+        """Tell whether a device with a due rotation would be given new credentials if it gave up those that it has."""
+        try:
+            row = next(self._reader.devices(name), None)
+            return row is not None and row.rotation_due and obstacle(self._reader, row, self._now_ms()) is None
+        except StoreUnavailable as error:
+            _log.error("device %s is not told to rotate: %s", name, error)
+            return False
 
     def open_outbox(self, publish: Callable[[ChainedEvent], None]) -> None:
         """Publish audit events from where the store says; `tick` does the work."""
-        self._outbox = Outbox(self._reader, publish, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])
+
+        def take(event: ChainedEvent) -> None:
+            if event.kind in ENDS_SESSIONS and event.device_id:
+                self._note_revoked(event.device_id)
+            publish(event)
+
+        self._outbox = Outbox(self._reader, take, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])
 
     def tick(self) -> bool:
         """Publish new audit events and record what the limiter did; tell whether there is more to do at once."""
@@ -136,6 +208,14 @@ class Responder:
         except StoreUnavailable as error:
             _log.error("audit events wait to be published: %s", error)
             return False
+
+    def catch_up(self, seq: int) -> None:
+        """Publish audit events until the one at this place is among them. Raises `StoreUnavailable`."""
+        while self._outbox is not None and self._outbox.seq < seq:
+            before = self._outbox.seq
+            self._outbox.poll()
+            if self._outbox.seq == before:
+                raise StoreUnavailable(f"the audit event {seq} is not there")
 
     def certificates(self) -> list[str]:
         """Give the PEM certificates with which devices may log in."""

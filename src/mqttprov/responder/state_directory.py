@@ -6,6 +6,7 @@ database, so that a copy of the database alone verifies nothing (P6).
 """
 
 import fcntl
+import functools
 import os
 import stat
 import tomllib
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from mqttprov.core.secrets import MASTER_KEY_BYTES, Keys
+from mqttprov.responder import doorbell
 from mqttprov.responder.administration import Administration, IssuedToken
+from mqttprov.responder.device_life import DeviceLife
 from mqttprov.store.protocol import StoreUnavailable
 from mqttprov.store.sqlite import SqliteStore
 
@@ -104,6 +107,11 @@ class StateDirectory:
     def administration(self, actor: str, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> Administration:
         """Give the operator actions on this state."""
         return Administration(self.store, self.keys, actor=actor, now_ms=now_ms, entropy=entropy)
+
+    def device_life(self, actor: str, now_ms: Callable[[], int]) -> DeviceLife:
+        """Give the operator's verbs on single devices, which act at once on every broker that runs on this state."""
+        ring = functools.partial(doorbell.ring, self.path)
+        return DeviceLife(self.store, actor=actor, now_ms=now_ms, ring=ring)
 
     def close(self) -> None:
         """Close the store."""

@@ -66,6 +66,7 @@ class DeviceRow(msgspec.Struct, frozen=True):
     credential_status: str | None
     generation: int | None
     first_login_ms: int | None
+    rotation_due: bool
 
 
 class CredentialRow(msgspec.Struct, frozen=True):

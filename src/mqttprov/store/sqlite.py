@@ -21,6 +21,7 @@ import msgspec
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event, chain
 from mqttprov.core.facts import (
     ActivateCredential,
+    ChangeState,
     CountRegistration,
     CreateDevice,
     DeviceFacts,
@@ -28,6 +29,8 @@ from mqttprov.core.facts import (
     Facts,
     IssueCredential,
     ProvisionDevice,
+    ReleaseName,
+    RequestRotation,
     SupersedeCredentials,
 )
 from mqttprov.core.model import Credential, Device, OperatorRole, Profile
@@ -202,7 +205,7 @@ class SqliteTransaction:
         devices: dict[str, DeviceFacts] = {}
         by_id: dict[str, DeviceFacts] = {}
         for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[10])
+            facts = DeviceFacts(device_from_row(row), [], set(), row[11])
             devices[facts.device.fold] = by_id[facts.device.id] = facts
         if by_id:
             ids = (_json(list(by_id)),)
@@ -232,7 +235,7 @@ class SqliteTransaction:
                 case IssueCredential(fold_, credential):
                     issued[credential.device_id, credential.generation] = credential
                     changed[fold_] = facts.devices[fold_].device
-                case ProvisionDevice():
+                case ProvisionDevice() | ChangeState():
                     changed[effect.fold] = facts.devices[effect.fold].device
                 case CountRegistration(token_id, _, device_id, _, at_ms):
                     registrations.append((device_id, token_id, at_ms))
@@ -241,6 +244,10 @@ class SqliteTransaction:
                 case ActivateCredential(device_id, fold_, generation, at_ms):
                     activated[device_id, generation] = at_ms
                     changed[fold_] = facts.devices[fold_].device
+                case ReleaseName(device_id, _, name):
+                    self._connection.execute(STATEMENTS["release_name"], (device_id, name))
+                case RequestRotation(device_id, _, generation):
+                    self._connection.execute(STATEMENTS["request_rotation"], (device_id, generation))
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
         self._update_devices([self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created])
         # Ended and activated generations first: a new one may take over a login key that is free only then.

@@ -68,10 +68,20 @@ def token_from_row(row: Row, profile: Profile) -> Token:
 
 
 def device_from_row(row: Row) -> Device:
-    """Make a device from the first ten columns."""
-    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway = row[:10]
+    """Make a device from the first eleven columns."""
+    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from = row[:11]
     return Device(
-        id_, name, fold_, profile_id, LifecycleState(state), created_ms, token_id, owner, _labels(labels), bool(gateway)
+        id_,
+        name,
+        fold_,
+        profile_id,
+        LifecycleState(state),
+        created_ms,
+        token_id,
+        owner,
+        _labels(labels),
+        bool(gateway),
+        rotate_from,
     )
 
 
@@ -103,7 +113,7 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
 
 
 def _login_from_row(row: Row) -> LoginFacts:
-    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[24:]))
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[25:]))
 
 
 def _folded(text: str | None) -> str | None:
@@ -162,7 +172,9 @@ class SqliteReader:
         return self._each(
             "devices",
             (_folded(name),),
-            lambda row: _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])}),
+            lambda row: _row(
+                DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7]), "rotation_due": bool(row[13])}
+            ),
         )
 
     def credentials_of(self, device_id: str) -> list[CredentialRow]:

@@ -10,7 +10,7 @@ FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE t.key IN (SELECT value FROM json_each(?));
 
 -- name: devices_by_fold
-SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, last_generation
+SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from, last_generation
 FROM device WHERE fold IN (SELECT value FROM json_each(?));
 
 -- name: live_credentials
@@ -39,8 +39,14 @@ FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS labels, val
       FROM json_each(?)) AS j
 WHERE device.id = j.id;
 
+-- name: release_name
+UPDATE device SET name = ?2, fold = ?2 WHERE id = ?1;
+
+-- name: request_rotation
+UPDATE device SET rotate_from = ?2 WHERE id = ?1;
+
 -- name: update_credentials
-UPDATE credential SET status = j.status, first_login_ms = j.first_login_ms
+UPDATE credential SET status = j.status, first_login_ms = coalesce(j.first_login_ms, credential.first_login_ms)
 FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation, value ->> 2 AS status, value ->> 3 AS first_login_ms
       FROM json_each(?)) AS j
 WHERE credential.device_id = j.device_id AND credential.generation = j.generation;
@@ -61,6 +67,7 @@ SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE seq > ? OR
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
        d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
+       d.rotate_from,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
@@ -106,7 +113,7 @@ UPDATE token SET labels = ?, max_registrations = ?, expires_ms = ?, device_name_
 
 -- name: devices
 SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
-       c.type, c.status, c.generation, c.first_login_ms
+       c.type, c.status, c.generation, c.first_login_ms, coalesce(d.last_generation <= d.rotate_from, 0)
 FROM device AS d
 JOIN profile AS p ON p.id = d.profile_id
 LEFT JOIN token AS t ON t.id = d.token_id

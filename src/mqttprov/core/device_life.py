@@ -1,0 +1,123 @@
+"""What an operator does to a device, decided: facts go in; effects and exactly one audit event come out (P5).
+
+Nothing is applied when it cannot be done: every function raises `IllegalTransition` before its first effect.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.facts import (
+    ChangeState,
+    DeviceFacts,
+    Effect,
+    Facts,
+    ReleaseName,
+    RequestRotation,
+    SupersedeCredentials,
+)
+from mqttprov.core.lifecycle import IllegalTransition, LifecycleEvent, transition
+from mqttprov.core.limits import MAX_REMARK_CHARS
+from mqttprov.core.model import CredentialStatus, LifecycleState
+from mqttprov.core.names import InvalidName
+
+TOMBSTONE_MARK = "#"  # no device name may hold it, so a released tombstone's name can never be asked for
+
+
+class By(msgspec.Struct, frozen=True):
+    """Who acts (for example "cli:anna"), when, and why, if it was said."""
+
+    actor: str
+    now_ms: int
+    remark: str | None = None
+
+
+class Change(NamedTuple):
+    """What was decided; the effects are applied to the facts already."""
+
+    effects: tuple[Effect, ...]
+    event: Event
+
+
+def check_remark(text: str) -> None:
+    """Refuse a remark that is too long or would disturb whoever reads the audit. Raises `InvalidName`."""
+    if not text or len(text) > MAX_REMARK_CHARS or not text.isprintable():
+        raise InvalidName(f"the reason must be one line of 1 to {MAX_REMARK_CHARS} printable characters")
+
+
+def suspend(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Stop a device: it may not log in and not provision; its credentials are kept for when it is resumed."""
+    state = transition(known.device.state, LifecycleEvent.SUSPEND)
+    return _changed(facts, [_moved(known, state)], _event(EventKind.SUSPENDED, known, by, state))
+
+
+def resume(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Let a suspended device go on as what it was.
+
+    Which of the two it was needs no memory: it was active if and only if it has logged in with a credential it holds.
+    """
+    used = any(credential.status is CredentialStatus.ACTIVE for credential in known.credentials)
+    event = LifecycleEvent.RESUME if used else LifecycleEvent.RESUME_UNUSED
+    if known.device.state is not LifecycleState.SUSPENDED:
+        event = LifecycleEvent.RESUME  # for the error, which names what the operator asked for
+    state = transition(known.device.state, event)
+    return _changed(facts, [_moved(known, state)], _event(EventKind.RESUMED, known, by, state))
+
+
+def decommission(facts: Facts, known: DeviceFacts, by: By, *, wait_ms: int) -> Change:
+    """Retire a device: all generations end and its name stays taken (P8).
+
+    `wait_ms` is how long a broker keeps a live session, for no other purpose than that the gateway can be asked to wipe
+    its credentials. Revoking comes first: a gateway that has wiped asks for new ones at once, and must not get any.
+    """
+    device = known.device
+    state = transition(device.state, LifecycleEvent.DECOMMISSION)
+    effects: list[Effect] = [_moved(known, state)]
+    live = tuple(credential.generation for credential in known.credentials)
+    if live:
+        effects.append(SupersedeCredentials(device.id, device.fold, live))
+    event = _event(EventKind.DECOMMISSIONED, known, by, state)
+    return _changed(facts, effects, msgspec.structs.replace(event, wait_s=wait_ms / 1000))
+
+
+def release(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Free a tombstone's name. Its record stays, with id and history, under the name with its id behind a mark."""
+    device = known.device
+    state = transition(device.state, LifecycleEvent.RELEASE)
+    event = _event(EventKind.RELEASED, known, by, state)
+    return _changed(facts, [ReleaseName(device.id, device.fold, tombstone_name(device.fold, device.id))], event)
+
+
+def tombstone_name(fold: str, device_id: str) -> str:
+    """Give the name of a released tombstone; it is its own folded form."""
+    return f"{fold}{TOMBSTONE_MARK}{device_id}"
+
+
+def rotate(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Ask for the next generation: the device's next request gets it, whatever its profile says about asking again.
+
+    Nothing is issued here, since only the device may learn a secret. The old generation works until the new one logs
+    in (make before break), so asking costs the device nothing.
+    """
+    device = known.device
+    if device.state is not LifecycleState.ACTIVE:
+        raise IllegalTransition(f"a {device.state} device cannot rotate")
+    event = _event(EventKind.ROTATION_REQUESTED, known, by, device.state)
+    event = msgspec.structs.replace(event, generation=known.last_generation)
+    return _changed(facts, [RequestRotation(device.id, device.fold, known.last_generation)], event)
+
+
+def _moved(known: DeviceFacts, state: LifecycleState) -> ChangeState:
+    return ChangeState(known.device.id, known.device.fold, state)
+
+
+def _event(kind: EventKind, known: DeviceFacts, by: By, state: LifecycleState) -> Event:
+    device = known.device
+    return Event(kind, by.now_ms, by.actor, device=device.name, device_id=device.id, state=state, text=by.remark)
+
+
+def _changed(facts: Facts, effects: list[Effect], event: Event) -> Change:
+    for effect in effects:
+        facts.apply(effect)
+    return Change(tuple(effects), event)

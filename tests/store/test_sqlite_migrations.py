@@ -1,0 +1,44 @@
+"""A database of an older version is brought up to date when it is opened, and keeps what is in it."""
+
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from mqttprov.store.sqlite import SqliteStore
+
+APPLICATION_ID = 0x6D717076
+
+
+def test_a_database_of_the_first_version_is_updated(tmp_path: Path) -> None:
+    """Its devices have no rotation due, and can be asked for one from then on."""
+    script = (resources.files("mqttprov.store") / "migrations" / "0001_first.sql").read_text("utf-8")
+    old = sqlite3.connect(tmp_path / "old.db")
+    old.executescript(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = 1;")
+    with old:
+        profile = (1, "p", "p", "allow-create", "ACCESS_TOKEN", "reuse", 8, 0, "[]", "[]", "[]", 1)
+        old.execute("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", profile)
+        old.execute("INSERT INTO device VALUES ('id', 'GW', 'gw', 1, 'active', NULL, NULL, '{}', 0, 1, 3)")
+    old.close()
+    store = SqliteStore(tmp_path / "old.db")
+    reader = store.reader()
+    (row,) = reader.devices()
+    assert (row.name, row.state, row.rotation_due) == ("GW", "active", False)
+    with store.write() as transaction:
+        known = transaction.load((), ("gw",), ()).devices["gw"]
+    assert (known.device.rotate_from, known.last_generation, known.rotation_due) == (None, 3, False)
+    reader.close()
+    store.close()
+
+
+def test_a_gap_in_the_numbers_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each script above the stored version runs once and in order, whatever numbers are missing."""
+    scripts = [(1, "CREATE TABLE a (x);"), (4, "CREATE TABLE b AS SELECT * FROM a;"), (9, "DROP TABLE a;")]
+    monkeypatch.setattr("mqttprov.store.sqlite._migrations", lambda: scripts)
+    SqliteStore(tmp_path / "x.db", create=True).close()
+    SqliteStore(tmp_path / "x.db").close()
+    database = sqlite3.connect(tmp_path / "x.db")
+    assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("b",)]
+    assert database.execute("PRAGMA user_version").fetchone() == (9,)
+    database.close()
