@@ -70,8 +70,22 @@ class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
     at_ms: int
 
 
+class ChangeState(msgspec.Struct, frozen=True, gc=False):
+    """An operator moved a device on in its life."""
+
+    device_id: str
+    fold: str
+    event: LifecycleEvent
+
+
 Effect = (
-    CreateDevice | ProvisionDevice | CountRegistration | IssueCredential | SupersedeCredentials | ActivateCredential
+    CreateDevice
+    | ProvisionDevice
+    | CountRegistration
+    | IssueCredential
+    | SupersedeCredentials
+    | ActivateCredential
+    | ChangeState
 )
 
 
@@ -103,6 +117,9 @@ class Facts(msgspec.Struct):
                 device.token_id, device.gateway = effect.token_id, effect.gateway
             case SupersedeCredentials(_, fold, generations):
                 self._supersede(self.devices[fold], generations)
+            case ChangeState(_, fold, event):
+                device = self.devices[fold].device
+                device.state = transition(device.state, event)
             case ActivateCredential(_, fold, generation, at_ms):
                 facts = self.devices[fold]
                 facts.device.state = transition(facts.device.state, LifecycleEvent.FIRST_LOGIN)

@@ -48,6 +48,16 @@ class TokenRow(msgspec.Struct, frozen=True):
     revoked_ms: int | None
     created_ms: int
     last_used_ms: int | None
+    old_secret_until_ms: int | None = None
+
+
+class RegisteredRow(msgspec.Struct, frozen=True, gc=False):
+    """A device that a token registered, and when."""
+
+    id: str
+    name: str
+    state: str
+    registered_ms: int
 
 
 class DeviceRow(msgspec.Struct, frozen=True):
@@ -114,6 +124,9 @@ class Reader(Protocol):
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices in the order of their making, or the one of this name."""
 
+    def registered(self, token_id: int) -> Iterator[RegisteredRow]:
+        """List the devices that a token registered, in the order of their making."""
+
     def credentials_of(self, device_id: str) -> list[CredentialRow]:
         """List all generations of a device's credential, oldest first."""
 
@@ -159,6 +172,9 @@ class WriteTransaction(Protocol):
 
     def update_token(self, token: TokenRow) -> None:
         """Store a token's labels, limit, expiry, name pattern and revocation as given."""
+
+    def rotate_token(self, token_id: int, verifier: str, old_until_ms: int | None) -> None:
+        """Store a token's new secret; the old one stays beside it until then (None: ends at once)."""
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login. Raises `Conflict`."""

@@ -21,6 +21,7 @@ import msgspec
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event, chain
 from mqttprov.core.facts import (
     ActivateCredential,
+    ChangeState,
     CountRegistration,
     CreateDevice,
     DeviceFacts,
@@ -47,7 +48,8 @@ _CHUNKS: Final = (128, 16, 1)  # rows per statement; few sizes, so that the stat
 _APPLICATION_ID: Final = 0x6D717076  # "mqpv"
 
 _TABLES: Final = {
-    "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation",
+    "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
+    "claim, factory_key",
     "registration": "device_id, token_id, at_ms",
     "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
@@ -198,11 +200,11 @@ class SqliteTransaction:
         execute = self._connection.execute
         tokens = {}
         for row in execute(STATEMENTS["tokens_by_key"], (_json(list(token_keys)),)).fetchall() if token_keys else ():
-            tokens[row[2]] = token_from_row(row[:10], profile_from_row(row[10:]))
+            tokens[row[2]] = token_from_row(row[:13], profile_from_row(row[13:]))
         devices: dict[str, DeviceFacts] = {}
         by_id: dict[str, DeviceFacts] = {}
         for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[10])
+            facts = DeviceFacts(device_from_row(row), [], set(), row[12])
             devices[facts.device.fold] = by_id[facts.device.id] = facts
         if by_id:
             ids = (_json(list(by_id)),)
@@ -238,6 +240,8 @@ class SqliteTransaction:
                     registrations.append((device_id, token_id, at_ms))
                 case SupersedeCredentials(device_id, _, generations):
                     ended.update((device_id, generation) for generation in generations)
+                case ChangeState():
+                    changed[effect.fold] = facts.devices[effect.fold].device
                 case ActivateCredential(device_id, fold_, generation, at_ms):
                     activated[device_id, generation] = at_ms
                     changed[fold_] = facts.devices[fold_].device
@@ -267,6 +271,8 @@ class SqliteTransaction:
             device.gateway,
             device.created_ms,
             last_generation,
+            device.claim,
+            device.factory_key,
         )
 
     def _update_devices(self, rows: list[tuple[Any, ...]]) -> None:
@@ -326,6 +332,11 @@ class SqliteTransaction:
         row = (_json(token.labels), token.max_registrations, token.expires_ms, token.device_name_pattern,
                token.revoked_ms, token.id)  # fmt: skip
         self._connection.execute(STATEMENTS["update_token"], row)
+
+    def rotate_token(self, token_id: int, verifier: str, old_until_ms: int | None) -> None:
+        """Store a token's new secret (`WriteTransaction.rotate_token`)."""
+        change = {"id": token_id, "verifier": verifier, "until_ms": old_until_ms}
+        self._connection.execute(STATEMENTS["rotate_token"], change)
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login (`WriteTransaction.add_operator`)."""

@@ -25,7 +25,7 @@ from mqttprov.core.model import (
     Token,
 )
 from mqttprov.core.names import fold
-from mqttprov.store.protocol import CredentialRow, DeviceRow, ProfileRow, StoreUnavailable, TokenRow
+from mqttprov.store.protocol import CredentialRow, DeviceRow, ProfileRow, RegisteredRow, StoreUnavailable, TokenRow
 
 
 def _load_statements() -> dict[str, str]:
@@ -62,16 +62,27 @@ def profile_from_row(row: Row) -> Profile:
 
 
 def token_from_row(row: Row, profile: Profile) -> Token:
-    """Make a registration token from its ten columns."""
-    id_, name, key, verifier, labels, limit, used, expires_ms, pattern, revoked_ms = row
-    return Token(id_, profile, name, key, verifier, _labels(labels), limit, used, expires_ms, pattern, revoked_ms)
+    """Make a registration token from its thirteen columns."""
+    id_, name, key, verifier, labels, *rest = row
+    return Token(id_, profile, name, key, verifier, _labels(labels), *rest)
 
 
 def device_from_row(row: Row) -> Device:
-    """Make a device from the first ten columns."""
-    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway = row[:10]
+    """Make a device from the first twelve columns."""
+    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, claim, factory_key = row[:12]
     return Device(
-        id_, name, fold_, profile_id, LifecycleState(state), created_ms, token_id, owner, _labels(labels), bool(gateway)
+        id_,
+        name,
+        fold_,
+        profile_id,
+        LifecycleState(state),
+        created_ms,
+        token_id,
+        owner,
+        _labels(labels),
+        bool(gateway),
+        claim,
+        factory_key,
     )
 
 
@@ -103,7 +114,7 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
 
 
 def _login_from_row(row: Row) -> LoginFacts:
-    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[24:]))
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[26:]))
 
 
 def _folded(text: str | None) -> str | None:
@@ -164,6 +175,10 @@ class SqliteReader:
             (_folded(name),),
             lambda row: _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])}),
         )
+
+    def registered(self, token_id: int) -> Iterator[RegisteredRow]:
+        """List what a token registered (`Reader.registered`)."""
+        return self._each("registered", (token_id,), lambda row: RegisteredRow(*row))
 
     def credentials_of(self, device_id: str) -> list[CredentialRow]:
         """List a device's generations (`Reader.credentials_of`)."""

@@ -3,14 +3,15 @@
 
 -- name: tokens_by_key
 SELECT t.id, t.name, t.key, t.verifier, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms,
+       t.revoked_ms, t.previous_verifier, t.previous_until_ms, t.proof_base,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE t.key IN (SELECT value FROM json_each(?));
 
 -- name: devices_by_fold
-SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, last_generation
+SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, claim, factory_key,
+       last_generation
 FROM device WHERE fold IN (SELECT value FROM json_each(?));
 
 -- name: live_credentials
@@ -60,7 +61,7 @@ SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE seq > ? OR
 -- name: logins
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
-       d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
+       d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway, NULL, NULL,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
@@ -97,12 +98,17 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: tokens
 SELECT t.id, t.name, t.key, p.name, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms, t.created_ms, t.last_used_ms
+       t.revoked_ms, t.created_ms, t.last_used_ms, t.previous_until_ms
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE (?1 IS NULL OR p.fold = ?1) AND (?2 IS NULL OR t.fold = ?2 OR t.key = ?2) ORDER BY t.id;
 
 -- name: update_token
 UPDATE token SET labels = ?, max_registrations = ?, expires_ms = ?, device_name_pattern = ?, revoked_ms = ? WHERE id = ?;
+
+-- name: rotate_token
+UPDATE token SET previous_verifier = iif(:until_ms IS NULL, NULL, verifier), previous_until_ms = :until_ms,
+                 proof_base = iif(:until_ms IS NULL, NULL, coalesce(proof_base, verifier)), verifier = :verifier
+WHERE id = :id;
 
 -- name: devices
 SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
@@ -113,6 +119,10 @@ LEFT JOIN token AS t ON t.id = d.token_id
 LEFT JOIN credential AS c ON c.device_id = d.id AND c.generation = d.last_generation
 WHERE ?1 IS NULL OR d.fold = ?1
 ORDER BY d.id;
+
+-- name: registered
+SELECT d.id, d.name, d.state, r.at_ms FROM registration AS r JOIN device AS d ON d.id = r.device_id
+WHERE r.token_id = ? ORDER BY d.id;
 
 -- name: credentials_of
 SELECT generation, type, status, supplied, issued_ms, first_login_ms FROM credential
