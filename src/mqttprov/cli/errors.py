@@ -6,6 +6,7 @@ from typing import Final
 from mqttprov.core.names import InvalidName
 from mqttprov.responder.administration import NotFound
 from mqttprov.responder.state_directory import StateError
+from mqttprov.responder.token_actions import PartlyMade
 from mqttprov.store.protocol import Conflict, StoreUnavailable
 
 
@@ -45,6 +46,7 @@ class Failure(Exception):  # noqa: N818 - the verb failed; not a defect of the p
 _BY_TYPE: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (NotFound, Exit.NOT_FOUND),
     (Conflict, Exit.CONFLICT),
+    (PartlyMade, Exit.FAILED),
     (InvalidName, Exit.USAGE),
     (StateError, Exit.UNAVAILABLE),
     (StoreUnavailable, Exit.UNAVAILABLE),

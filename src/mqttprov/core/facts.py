@@ -71,11 +71,11 @@ class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChangeState(msgspec.Struct, frozen=True, gc=False):
-    """An operator moved a device on in its life."""
+    """An operator moved the device to another lifecycle state."""
 
     device_id: str
     fold: str
-    event: LifecycleEvent
+    state: LifecycleState
 
 
 Effect = (
@@ -117,9 +117,8 @@ class Facts(msgspec.Struct):
                 device.token_id, device.gateway = effect.token_id, effect.gateway
             case SupersedeCredentials(_, fold, generations):
                 self._supersede(self.devices[fold], generations)
-            case ChangeState(_, fold, event):
-                device = self.devices[fold].device
-                device.state = transition(device.state, event)
+            case ChangeState(_, fold, state):
+                self.devices[fold].device.state = state
             case ActivateCredential(_, fold, generation, at_ms):
                 facts = self.devices[fold]
                 facts.device.state = transition(facts.device.state, LifecycleEvent.FIRST_LOGIN)
