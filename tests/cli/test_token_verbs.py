@@ -69,7 +69,7 @@ class TestMany:
         cli("token", "create", "--name", "lot-4")
         failed = cli("token", "create", "--count", "5", "--name", "lot", "--out", "lot.csv")
         assert failed.status == 1
-        assert "2 of 5 tokens were made; lot.csv holds those" in failed.err
+        assert "2 of 5 tokens were made; lot.csv holds the secrets of exactly those" in failed.err
         written = [row["name"] for row in csv.DictReader(Path("lot.csv").read_text().splitlines())]
         assert written == ["lot-1", "lot-2"]
         assert {row["name"] for row in cli("token", "list", "--json").data} == {"default", "lot-4", *written}

@@ -8,9 +8,9 @@ from tests.responder.desk import NOW_MS, Answers, Desk
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
 from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import Granted, Reason, Refused
+from mqttprov.responder.acting import PartlyMade
 from mqttprov.responder.administration import IssuedToken, TokenChange
 from mqttprov.responder.jobs import LoginJob
-from mqttprov.responder.token_actions import PartlyMade
 from mqttprov.store.protocol import Conflict
 
 

@@ -1,14 +1,20 @@
 """`mqttprov device`: the fleet."""
 
-from typing import Annotated
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
 from mqttprov.cli import values
-from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record
-from mqttprov.cli.state import JsonOption, StateOption, administering, reading
+from mqttprov.cli.errors import Exit
+from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.secret_files import SecretSheet, secret_sheet
+from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
 from mqttprov.core.names import fold
 from mqttprov.responder.administration import NotFound
+from mqttprov.responder.device_csv import read_devices
+from mqttprov.responder.device_import import ImportCount
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -23,6 +29,7 @@ _COLUMNS = {
     "generation": "GENERATION",
     "createdAt": "CREATED",
 }
+_PROGRESS_LINES: Final = 10_000
 _HISTORY = {
     "generation": "GENERATION",
     "type": "CREDENTIALS",
@@ -82,3 +89,62 @@ def create(
         device = administration.create_device(profile, name, owner, values.labels(label or ()))
         row = next(reader.devices(device.name))
     (emit_json if json else emit_fields)(record(row))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CSV",
+            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate (PEM file), claim_secret.",
+        ),
+    ],
+    profile: Annotated[str | None, typer.Option(metavar="P", help="Profile of lines that name none.")] = None,
+    claim_secrets: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Give each device a claim secret, written into this new file (mode 0600)."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line and change nothing.")] = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make manufactured devices from a list; run again to complete. Bad lines are told and the rest goes on.
+
+    A device with a claim secret proves itself by it the first time, in place of the token's secret.
+    """
+    told = [0]
+
+    def tell_progress(count: ImportCount) -> None:
+        lines = count.made + count.skipped + count.failed
+        if lines // _PROGRESS_LINES > told[0]:
+            told[0] = lines // _PROGRESS_LINES
+            say(f"{lines} lines: {_summary(count)}")
+
+    secrets: AbstractContextManager[SecretSheet | None] = nullcontext()
+    if claim_secrets is not None and not dry_run:
+        secrets = secret_sheet(claim_secrets, ("name", "claimSecret"))
+    # Bytes that are no text become faults of their lines: they are in no name.
+    with (
+        administering(state) as administration,
+        file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
+    ):
+        lines = read_devices(text, file.parent, profile=profile, now_ms=now_ms())
+        with secrets as sheet:
+            count = administration.import_devices(
+                lines,
+                tell_fault=lambda fault: say(f"line {fault.number}: {fault.text}"),
+                tell_claims=None if claim_secrets is None else (lambda _: None) if sheet is None else sheet.add,
+                tell_progress=tell_progress,
+                dry_run=dry_run,
+            )
+    if json:
+        emit_json({"dryRun": dry_run} | record(count))
+    else:
+        say(f"{'Would be: ' if dry_run else ''}{_summary(count)}")
+    if count.failed:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _summary(count: ImportCount) -> str:
+    return f"{count.made} made, {count.skipped} there already, {count.failed} refused"

@@ -4,9 +4,9 @@ from enum import IntEnum
 from typing import Final
 
 from mqttprov.core.names import InvalidName
+from mqttprov.responder.acting import PartlyMade
 from mqttprov.responder.administration import NotFound
 from mqttprov.responder.state_directory import StateError
-from mqttprov.responder.token_actions import PartlyMade
 from mqttprov.store.protocol import Conflict, StoreUnavailable
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mqttprov.responder.token_actions import PartlyMade
+from mqttprov.responder.acting import PartlyMade
 from mqttprov.store.protocol import Conflict
 
 
@@ -34,19 +34,19 @@ class SecretSheet:
 
     def __init__(self, file: IO[bytes], columns: Sequence[str]) -> None:
         self._file = file
-        self._ends: list[tuple[int, int]] = []  # rows and bytes after each addition
         self._rows = 0
         self._write([columns])
+        self._ends = {0: file.tell()}  # bytes by rows, after each addition
 
     def add(self, rows: Sequence[Sequence[str]]) -> None:
         """Write rows so that they survive a power loss: what they open is committed right after."""
         self._write(rows)
         self._rows += len(rows)
-        self._ends.append((self._rows, self._file.tell()))
+        self._ends[self._rows] = self._file.tell()
 
     def cut(self, rows: int) -> None:
         """Keep only so many rows, where an addition ended."""
-        self._file.truncate(dict(self._ends)[rows])
+        self._file.truncate(self._ends[rows])
 
     def _write(self, rows: Sequence[Sequence[str]]) -> None:
         text = io.StringIO()
@@ -66,4 +66,4 @@ def secret_sheet(path: Path, columns: Sequence[str]) -> Iterator[SecretSheet]:
         except PartlyMade as error:
             sheet.cut(error.made)
             why = str(error.__cause__) or "interrupted"
-            raise PartlyMade(f"{error}; {path} holds those, make the others anew: {why}", error.made) from error
+            raise PartlyMade(f"{error}; {path} holds the secrets of exactly those: {why}", error.made) from error

@@ -9,7 +9,9 @@ from typing import Final
 import msgspec
 
 from mqttprov.core.facts import DeviceFacts
+from mqttprov.core.limits import MAX_SECRET_CHARS, MIN_SECRET_CHARS
 from mqttprov.core.model import Token
+from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import ProvisionRequest
 from mqttprov.core.secrets import Keys, equal
 
@@ -27,6 +29,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     proven: bool
     claimed: bool  # by the device's claim secret
     base: str
+
+
+def check_claim_secret(secret: str) -> None:
+    """Refuse a claim secret that is too short, too long or not printable. Raises `InvalidName`, without quoting it."""
+    if not MIN_SECRET_CHARS <= len(secret) <= MAX_SECRET_CHARS or not secret.isprintable():
+        raise InvalidName(f"a claim secret has {MIN_SECRET_CHARS} to {MAX_SECRET_CHARS} printable characters")
 
 
 def claim_verifier(keys: Keys, fold: str, secret: str) -> str:

@@ -14,6 +14,14 @@ class NotFound(Exception):  # noqa: N818 - it names what is wrong
     """There is no profile, token or device of this name."""
 
 
+class PartlyMade(Exception):  # noqa: N818 - it names what is wrong
+    """Making many things ended early: `made` secrets that were told belong to what exists, those told later do not."""
+
+    def __init__(self, text: str, made: int = 0) -> None:
+        super().__init__(text)
+        self.made = made
+
+
 class Acting:
     """Acts on a store on behalf of `actor` (for example "cli:anna")."""
 

@@ -22,7 +22,7 @@ from mqttprov.core.secrets import (
     new_registration_key,
     new_registration_secret,
 )
-from mqttprov.responder.acting import Acting, NotFound, find_profile
+from mqttprov.responder.acting import Acting, NotFound, PartlyMade, find_profile
 from mqttprov.store.protocol import Conflict, NewToken, TokenRow, WriteTransaction
 
 _TOKENS_PER_TRANSACTION: Final = 1000
@@ -48,14 +48,6 @@ class TokenChange(msgspec.Struct, frozen=True):
     expires_ms: int | msgspec.UnsetType | None = msgspec.UNSET
     labels: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     device_name_pattern: str | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class PartlyMade(Exception):  # noqa: N818 - it names what is wrong
-    """Making many things ended early: `made` of them exist and were told, the others do not exist."""
-
-    def __init__(self, text: str, made: int = 0) -> None:
-        super().__init__(text)
-        self.made = made
 
 
 class TokenActions(Acting):
