@@ -48,3 +48,29 @@ def test_what_cannot_be_read_is_one_error(cli: Cli) -> None:
     Path("devices.csv").write_text("serial\n1\n")
     refused = cli("device", "import", "devices.csv")
     assert (refused.status, "column 'serial'" in refused.err) == (2, True)
+
+
+def test_lists_what_is_selected_page_by_page(cli: Cli) -> None:
+    """Label, state, owner and profile narrow the list; a page says how the next one is asked for."""
+    rows = [f"gw-{i},default,{['ACME', ''][i % 2]},type=type{i % 3}" for i in range(6)]
+    Path("devices.csv").write_text("name,profile,owner,labels\n" + "\n".join(rows) + "\n")
+    cli("device", "import", "devices.csv")
+
+    def names(*options: str) -> set[str]:
+        return {row["name"] for row in cli("device", "list", *options, "--json").data}
+
+    assert names("--label", "type=type1") == {"gw-1", "gw-4"}
+    assert names("--label", "type!=type1", "--owner", "ACME") == {"gw-0", "gw-2"}
+    assert names("--label", "site") == set()
+    assert len(names("--in-state", "manufactured", "--profile", "DEFAULT")) == 6
+    assert names("--in-state", "active") == set()
+    assert cli("device", "list", "--label", "=").status == 2
+    met: list[str] = []
+    page: list[str] = []
+    while True:
+        result = cli("device", "list", "--limit", "4", *page, "--json")
+        met += [row["name"] for row in result.data]
+        if not result.err:
+            break
+        page = result.err.removeprefix("more: ").split()
+    assert (len(met), len(set(met))) == (6, 6)

@@ -1,20 +1,24 @@
 """`mqttprov device`: the fleet."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from msgspec.structs import replace
 
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
 from mqttprov.cli.secret_files import SecretSheet, secret_sheet
 from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
-from mqttprov.core.names import fold
+from mqttprov.core.model import LifecycleState
+from mqttprov.core.selectors import parse_selectors
 from mqttprov.responder.administration import NotFound
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount
+from mqttprov.store.protocol import DeviceQuery, DeviceRow
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -42,17 +46,39 @@ _HISTORY = {
 
 @app.command("list")
 def list_(
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V|K!=V|K", help="Devices whose label is so, is not so, or exists; repeatable."),
+    ] = None,
+    in_state: Annotated[LifecycleState | None, typer.Option(help="Devices in this lifecycle state only.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="O", help="Devices of this owner only.")] = None,
     profile: Annotated[str | None, typer.Option(metavar="P", help="Devices of this profile only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="A page of so many devices.", show_default="all")
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option(metavar="ID", help="The page that begins behind this, as the page before told.")
+    ] = None,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List devices, oldest first."""
+    """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V."""
+    query = DeviceQuery(None, profile, owner, in_state, parse_selectors(label or ()), page, limit)
+    last: list[str] = []
+
+    def page_of(rows: Iterable[DeviceRow]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            last[:] = [row.id]
+            yield record(row)
+
     with reading(state) as reader:
-        rows = (record(row) for row in reader.devices() if profile is None or fold(row.profile) == fold(profile))
+        rows = page_of(reader.find_devices(query))
         if json:
             emit_json_rows(rows)
         else:
             emit_columns(rows, _COLUMNS)
+        if limit is not None and last and any(reader.find_devices(replace(query, after=last[0], limit=1))):
+            say(f"more: --page {last[0]}")
 
 
 @app.command()

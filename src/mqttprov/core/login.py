@@ -27,7 +27,10 @@ class Role(StrEnum):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in."""
+    """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in.
+
+    `labels` are the device's as they were at its login.
+    """
 
     role: Role
     name: str
@@ -35,6 +38,7 @@ class Principal(msgspec.Struct, frozen=True):
     generation: int = 0
     publish_topics: tuple[str, ...] = ()
     subscribe_topics: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
 
 
 class LoginAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -145,6 +149,7 @@ def _decide_device(facts: LoginFacts) -> Login:
         credential.generation,
         tuple(p.replace("%d", device.name) for p in profile.publish_topics),
         tuple(p.replace("%d", device.name) for p in profile.subscribe_topics),
+        device.labels,
     )
     return Login(principal, first=credential.status is CredentialStatus.ISSUED, fold=device.fold)
 

@@ -13,7 +13,8 @@ import msgspec
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.login import LoginFacts, OperatorFacts
-from mqttprov.core.model import OperatorRole, Profile
+from mqttprov.core.model import LifecycleState, OperatorRole, Profile
+from mqttprov.core.selectors import Selector
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - it names what is wrong
@@ -78,6 +79,18 @@ class DeviceRow(msgspec.Struct, frozen=True):
     first_login_ms: int | None
 
 
+class DeviceQuery(msgspec.Struct, frozen=True):
+    """Which devices to list: all conditions hold. `after` is the id of the last device of the page before."""
+
+    name: str | None = None
+    profile: str | None = None
+    owner: str | None = None
+    state: LifecycleState | None = None
+    selectors: tuple[Selector, ...] = ()
+    after: str | None = None
+    limit: int | None = None
+
+
 class CredentialRow(msgspec.Struct, frozen=True):
     """One generation in a device's history."""
 
@@ -123,6 +136,9 @@ class Reader(Protocol):
 
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices in the order of their making, or the one of this name."""
+
+    def find_devices(self, query: DeviceQuery) -> Iterator[DeviceRow]:
+        """List the devices that the query means, in the order of their making."""
 
     def registered(self, token_id: int) -> Iterator[RegisteredRow]:
         """List the devices that a token registered, in the order of their making."""

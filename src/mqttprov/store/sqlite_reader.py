@@ -25,7 +25,16 @@ from mqttprov.core.model import (
     Token,
 )
 from mqttprov.core.names import fold
-from mqttprov.store.protocol import CredentialRow, DeviceRow, ProfileRow, RegisteredRow, StoreUnavailable, TokenRow
+from mqttprov.core.selectors import Relation
+from mqttprov.store.protocol import (
+    CredentialRow,
+    DeviceQuery,
+    DeviceRow,
+    ProfileRow,
+    RegisteredRow,
+    StoreUnavailable,
+    TokenRow,
+)
 
 
 def _load_statements() -> dict[str, str]:
@@ -117,6 +126,32 @@ def _login_from_row(row: Row) -> LoginFacts:
     return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[26:]))
 
 
+_RELATIONS: Final = {
+    Relation.EQUAL: "d.labels ->> ? = ?",
+    Relation.NOT_EQUAL: "d.labels ->> ? IS NOT ?",
+    Relation.EXISTS: "d.labels ->> ? IS NOT NULL",
+}
+
+
+def _conditions(query: DeviceQuery) -> tuple[str, list[Any]]:
+    """Give a query as SQL; only what is asked for is in it, so that each condition can use its index."""
+    asked = [
+        ("d.fold = ?", _folded(query.name)),
+        ("p.fold = ?", _folded(query.profile)),
+        ("d.owner = ?", query.owner),
+        ("d.state = ?", query.state),
+        ("d.id > ?", query.after),
+    ]
+    terms = [term for term, value in asked if value is not None]
+    values: list[Any] = [value for _, value in asked if value is not None]
+    for selector in query.selectors:
+        terms.append(_RELATIONS[selector.relation])
+        values.append(f'$."{selector.key}"')  # the key holds no quote (`names.check_labels`)
+        if selector.relation is not Relation.EXISTS:
+            values.append(selector.value)
+    return " AND ".join(terms) or "TRUE", values
+
+
 def _folded(text: str | None) -> str | None:
     return None if text is None else fold(text)
 
@@ -170,11 +205,16 @@ class SqliteReader:
 
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices (`Reader.devices`)."""
-        return self._each(
-            "devices",
-            (_folded(name),),
-            lambda row: _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])}),
-        )
+        return self.find_devices(DeviceQuery(name))
+
+    def find_devices(self, query: DeviceQuery) -> Iterator[DeviceRow]:
+        """List selected devices (`Reader.find_devices`)."""
+        conditions, values = _conditions(query)
+        statement = f"{STATEMENTS['devices']} WHERE {conditions} ORDER BY d.id LIMIT ?"
+        values.append(-1 if query.limit is None else query.limit)
+        with _translated(self._path):
+            for row in self._connection.execute(statement, values):
+                yield _row(DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7])})
 
     def registered(self, token_id: int) -> Iterator[RegisteredRow]:
         """List what a token registered (`Reader.registered`)."""
