@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from msgspec.structs import replace
 
+from mqttprov.admin import DeviceRow, ImportCount, LifecycleState
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
 from mqttprov.cli.secret_files import SecretSheet, secret_sheet
-from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
-from mqttprov.core.model import LifecycleState
-from mqttprov.core.selectors import parse_selectors
-from mqttprov.responder.administration import NotFound
-from mqttprov.responder.device_csv import read_devices
-from mqttprov.responder.device_import import ImportCount
-from mqttprov.store.protocol import DeviceQuery, DeviceRow
+from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -63,7 +57,7 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V."""
-    query = DeviceQuery(None, profile, owner, in_state, parse_selectors(label or ()), page, limit)
+    wanted: dict[str, Any] = {"labels": label or (), "state": in_state, "owner": owner, "profile": profile}
     last: list[str] = []
 
     def page_of(rows: Iterable[DeviceRow]) -> Iterator[dict[str, Any]]:
@@ -71,13 +65,13 @@ def list_(
             last[:] = [row.id]
             yield record(row)
 
-    with reading(state) as reader:
-        rows = page_of(reader.find_devices(query))
+    with administering(state) as admin:
+        rows = page_of(admin.devices(**wanted, after=page, limit=limit))
         if json:
             emit_json_rows(rows)
         else:
             emit_columns(rows, _COLUMNS)
-        if limit is not None and last and any(reader.find_devices(replace(query, after=last[0], limit=1))):
+        if limit is not None and last and any(admin.devices(**wanted, after=last[0], limit=1)):
             say(f"more: --page {last[0]}")
 
 
@@ -88,11 +82,9 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show one device with the history of its credentials; never the credentials."""
-    with reading(state) as reader:
-        found = next(reader.devices(name), None)
-        if found is None:
-            raise NotFound(f"there is no device named {name!r}; see: mqttprov device list")
-        history = [record(row) for row in reader.credentials_of(found.id)]
+    with administering(state) as admin:
+        found = admin.device(name)
+        history = [record(row) for row in admin.credentials(found)]
     if json:
         emit_json(record(found) | {"credentials": history})
         return
@@ -111,9 +103,8 @@ def create(
     json: JsonOption = False,
 ) -> None:
     """Make a manufactured device, which may then provision itself."""
-    with administering(state) as administration, reading(state) as reader:
-        device = administration.create_device(profile, name, owner, values.labels(label or ()))
-        row = next(reader.devices(device.name))
+    with administering(state) as admin:
+        row = admin.device(admin.create_device(profile, name, owner, values.labels(label or ())).name)
     (emit_json if json else emit_fields)(record(row))
 
 
@@ -150,20 +141,15 @@ def import_(
     secrets: AbstractContextManager[SecretSheet | None] = nullcontext()
     if claim_secrets is not None and not dry_run:
         secrets = secret_sheet(claim_secrets, ("name", "claimSecret"))
-    # Bytes that are no text become faults of their lines: they are in no name.
-    with (
-        administering(state) as administration,
-        file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
-    ):
-        lines = read_devices(text, file.parent, profile=profile, now_ms=now_ms())
-        with secrets as sheet:
-            count = administration.import_devices(
-                lines,
-                tell_fault=lambda fault: say(f"line {fault.number}: {fault.text}"),
-                tell_claims=None if claim_secrets is None else (lambda _: None) if sheet is None else sheet.add,
-                tell_progress=tell_progress,
-                dry_run=dry_run,
-            )
+    with administering(state) as admin, secrets as sheet:
+        count = admin.import_list(
+            file,
+            profile=profile,
+            tell_fault=lambda fault: say(f"line {fault.number}: {fault.text}"),
+            tell_claims=None if claim_secrets is None else (lambda _: None) if sheet is None else sheet.add,
+            tell_progress=tell_progress,
+            dry_run=dry_run,
+        )
     if json:
         emit_json({"dryRun": dry_run} | record(count))
     else:

@@ -10,13 +10,12 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
+from mqttprov.admin import DEFAULT, IssuedToken, TokenChange, TokenRow, now_ms
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_object, emit_json_rows, record, say
 from mqttprov.cli.secret_files import new_secret_file, secret_sheet
-from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
-from mqttprov.responder.administration import DEFAULT, IssuedToken, TokenChange, find_token
-from mqttprov.store.protocol import TokenRow
+from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Registration tokens: the key and secret that devices provision with.")
 
@@ -110,16 +109,16 @@ def create(
     )
     if (count is None) != (out is None) or (count is not None and output_file is not None):
         raise Failure("many tokens need both --count and --out, and not --output-file", Exit.USAGE)
-    with administering(state) as administration:
+    with administering(state) as admin:
         if count is not None and out is not None:
             many = values.whole_number(count)
             with secret_sheet(out, ("name", "provisionDeviceKey", "provisionDeviceSecret")) as sheet:
-                administration.create_tokens(
+                admin.create_tokens(
                     profile, name, many, settings, lambda some: sheet.add([(t.name, t.key, t.secret) for t in some])
                 )
             (emit_json if json else emit_fields)({"profile": profile, "tokens": many, "outputFile": str(out)})
             return
-        _issue(output_file, lambda: administration.create_token(profile, name, settings), json=json)
+        _issue(output_file, lambda: admin.create_token(profile, name, settings), json=json)
 
 
 def _issue(output_file: Path | None, make: Callable[[], IssuedToken], *, json: bool) -> None:
@@ -145,8 +144,8 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List registration tokens; never their secrets."""
-    with reading(state) as reader:
-        rows = [_listed(row) for row in reader.tokens(profile)]
+    with administering(state) as admin:
+        rows = [_listed(row) for row in admin.tokens(profile)]
     if json:
         emit_json_rows(rows)
     else:
@@ -158,9 +157,9 @@ def show(
     name: NameArgument, profile: ProfileOption = None, state: StateOption = None, json: JsonOption = False
 ) -> None:
     """Show one registration token and the devices that it registered; never its secret."""
-    with reading(state) as reader:
-        row = find_token(reader.tokens(profile, name), name)
-        registered = (record(device, leave_out=("id",)) for device in reader.registered(row.id))
+    with administering(state) as admin:
+        row = admin.token(name, profile)
+        registered = (record(device, leave_out=("id",)) for device in admin.registered(row))
         if json:
             emit_json_object(_record(row), "devices", registered)
             return
@@ -184,16 +183,16 @@ def revoke(
     json: JsonOption = False,
 ) -> None:
     """End a registration token: it registers nothing any more. Its devices stay, or are suspended with --cascade."""
-    with administering(state) as administration, reading(state) as reader:
-        row = find_token(reader.tokens(profile, name), name)
+    with administering(state) as admin:
+        row = admin.token(name, profile)
         devices = f" and suspend its {row.used} devices" if cascade else f", used {row.used} times"
         _confirm(f"Revoke token {row.name!r} of profile {row.profile!r}{devices}?", yes=yes)
         suspended: dict[str, int] = {}
         if cascade:
-            row, count = administration.revoke_token_with_devices(row.key, None)
+            row, count = admin.revoke_token_with_devices(row.key, None)
             suspended = {"suspendedDevices": count}
         else:
-            row = administration.revoke_token(row.key, None)
+            row = admin.revoke_token(row.key, None)
     if json:
         emit_json(_record(row) | suspended)
         return
@@ -221,11 +220,11 @@ def rotate(
     knows the new one.
     """
     overlap_ms = 0 if overlap is None else values.duration_ms(overlap)
-    with administering(state) as administration, reading(state) as reader:
-        row = find_token(reader.tokens(profile, name), name)
+    with administering(state) as admin:
+        row = admin.token(name, profile)
         if not overlap_ms:
             _confirm(f"End the secret of token {row.name!r} of profile {row.profile!r} at once?", yes=yes)
-        _issue(output_file, lambda: administration.rotate_token(row.key, None, overlap_ms), json=json)
+        _issue(output_file, lambda: admin.rotate_token(row.key, None, overlap_ms), json=json)
 
 
 def _confirm(question: str, *, yes: bool) -> None:
@@ -265,6 +264,6 @@ def update(
         changes["device_name_pattern"] = None if device_name_pattern == "none" else device_name_pattern
     if not changes:
         raise Failure("there is nothing to change; give at least one of the options in --help", Exit.USAGE)
-    with administering(state) as administration:
-        row = administration.update_token(name, profile, TokenChange(**changes))
+    with administering(state) as admin:
+        row = admin.update_token(name, profile, TokenChange(**changes))
     (emit_json if json else emit_fields)(_record(row))
