@@ -1,6 +1,7 @@
 """Who gets which message: `me` topics, operators, permissions by role, wills, and delivery under haste."""
 
 import json
+import os
 
 import pytest
 from tests.brokers.harness import Client, Running, ask, request_bytes
@@ -76,6 +77,32 @@ async def test_the_gateways_questions_are_answered(broker: Running) -> None:
     await device.publish("v1/devices/me/attributes/request/4", b'{"sharedKeys":"a,b"}')
     attributes = await device.message()
     assert (attributes.topic, attributes.payload) == ("v1/devices/me/attributes/response/4", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [
+        (b'{"sharedKeys":"labels"}', True),
+        (b'{"sharedKeys":"a,labels","clientKeys":"b"}', True),
+        (b"{}", True),
+        (b'{"clientKeys":"labels"}', False),
+        (b'{"sharedKeys":["labels"]}', False),
+        (b"labels", False),
+        (b"[" * 100_000, False),
+        (b"", False),
+    ],
+    ids=["labels", "among-others", "everything", "client-keys", "list", "no-json", "deep", "empty"],
+)
+async def test_a_device_reads_its_labels(broker: Running, payload: bytes, told: bool) -> None:
+    """Its labels are the shared attribute `labels`; who asks for something else gets none."""
+    administration = broker.state.administration("test", lambda: 1_700_000_000_000, os.urandom)
+    administration.create_device("default", "gw-1", None, {"site": "north"})
+    device = await broker.device("gw-1")
+    await device.subscribe("v1/devices/me/attributes/response/+")
+    await device.publish("v1/devices/me/attributes/request/5", payload)
+    answer = await device.message()
+    assert answer.topic == "v1/devices/me/attributes/response/5"
+    assert json.loads(answer.payload) == ({"shared": {"labels": {"site": "north"}}} if told else {})
 
 
 async def test_only_who_listens_is_answered(broker: Running) -> None:

@@ -14,7 +14,8 @@ from mqttprov.core.facts import DeviceFacts, Facts
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
 from mqttprov.core.login import Activation, Login, LoginAttempt, LoginFacts, OperatorFacts, activate, decide_login
 from mqttprov.core.login import login_keys as keys_of_login
-from mqttprov.core.model import Credential, Profile, Token
+from mqttprov.core.model import Credential, Device, LifecycleState, Profile, Token
+from mqttprov.core.proving import claim_verifier
 from mqttprov.core.provisioning import Context, Decision, decide
 from mqttprov.core.requests import Granted, ProvisionRequest
 from mqttprov.core.secrets import Keys
@@ -46,6 +47,13 @@ class World:
     def request(self, device_name: str | None = "gw-1", **changes: Any) -> ProvisionRequest:
         """Make a request with the default token's key and secret."""
         return ProvisionRequest(**{"key": "default", "secret": SECRET, "device_name": device_name, **changes})
+
+    def add_device(self, name: str, *, claim: str | None = None, used: bool = False, **changes: Any) -> str:
+        """Add a manufactured device with a claim secret; one that is `used` has provisioned before. Gives its name."""
+        hashed = None if claim is None else claim_verifier(self.keys, name, claim)
+        device = Device(f"id-{name}", name, name, 1, LifecycleState.MANUFACTURED, START_MS, claim=hashed, **changes)
+        self.facts.devices[name] = DeviceFacts(device, [], set(), int(used))
+        return name
 
     def entropy(self) -> bytes:
         """Give the next 48 bytes."""

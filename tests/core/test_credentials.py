@@ -134,16 +134,22 @@ def test_the_proof_tells_every_field_that_counts() -> None:
     """Equal key, secret, name and credentials, or the same public key, and nothing else (P4)."""
     keys = Keys(pepper=b"p" * 32, issuing_key=b"i" * 32)
     base = ask()
-    proofs = [proof_of(keys, base, "gw"), proof_of(keys, base, "gx"), proof_of(keys, base, None)]
+    proofs = [
+        proof_of(keys, base, "gw", base="b"),
+        proof_of(keys, base, "gx", base="b"),
+        proof_of(keys, base, None, base="b"),
+    ]
     for field, value in {"token": "t", "username": "t", "password": "t", "client_id": "t", "credentials_type": TOKEN,
                          "certificate": CERTIFICATE, "csr": CSR}.items():  # fmt: skip
-        proofs.append(proof_of(keys, ask(**{field: value}), "gw"))
-    proofs.append(proof_of(keys, ProvisionRequest("key2", "secret"), "gw"))
-    proofs.append(proof_of(keys, ProvisionRequest("key", "secret2"), "gw"))
+        proofs.append(proof_of(keys, ask(**{field: value}), "gw", base="b"))
+    proofs.append(proof_of(keys, ProvisionRequest("key2", "secret"), "gw", base="b"))
+    proofs.append(proof_of(keys, base, "gw", base="another secret"))
     assert len(set(proofs)) == len(proofs)
-    assert proof_of(keys, ask(request_id="r", gateway=True, labels={"a": "b"}), "gw") == proofs[0]
-    assert proof_of(keys, ask(request_id="r"), None) != proofs[2]
-    assert proof_of(keys, ask(csr=SuppliedCsr("other", "key")), "gw") == proof_of(keys, ask(csr=CSR), "gw")
+    assert proof_of(keys, ask(request_id="r", gateway=True, labels={"a": "b"}), "gw", base="b") == proofs[0]
+    assert proof_of(keys, ask(request_id="r"), None, base="b") != proofs[2]
+    assert proof_of(keys, ask(csr=SuppliedCsr("other", "key")), "gw", base="b") == proof_of(
+        keys, ask(csr=CSR), "gw", base="b"
+    )
 
 
 def test_a_nameless_request_is_recognised_by_what_it_brings() -> None:

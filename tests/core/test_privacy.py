@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,15 @@ from mqttprov.wire.thingsboard import Encoding, encode
 if TYPE_CHECKING:
     from tests.core.conftest import World
 
-NOT_FOUND = {Reason.UNKNOWN_KEY, Reason.WRONG_SECRET, Reason.DISABLED, Reason.REVOKED, Reason.EXPIRED, Reason.EXHAUSTED}
+NOT_FOUND = {
+    Reason.UNKNOWN_KEY,
+    Reason.WRONG_SECRET,
+    Reason.DISABLED,
+    Reason.REVOKED,
+    Reason.EXPIRED,
+    Reason.EXHAUSTED,
+    Reason.CLAIM_SPENT,
+}
 PLANTED = "PLANTED"
 
 
@@ -31,7 +40,9 @@ def not_found_requests(world: World) -> list[ProvisionRequest]:
     world.add_token("revoked", revoked_ms=1)
     world.add_token("expired", expires_ms=1)
     world.add_token("exhausted", max_registrations=1, used=1)
+    spent = world.add_device("claimed", claim="claim-secret", used=True)
     return [
+        world.request(spent, secret="claim-secret"),
         world.request(key="unknown"),
         world.request(secret="wrong"),
         *(world.request(key=key) for key in ("disabled", "revoked", "expired", "exhausted")),
@@ -49,6 +60,39 @@ def test_not_found_has_the_same_bytes_for_every_reason(world: World, encoding: E
         replies.add(encode(outcome, encoding, server_time_ms=world.now_ms).replace(outcome.ref.encode(), b"REF"))
     assert {outcome.reason for outcome in outcomes if isinstance(outcome, Refused)} == NOT_FOUND
     assert len(replies) == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("rotated", [True, False])
+def test_not_found_takes_the_same_work_for_every_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch, named: bool, rotated: bool
+) -> None:
+    """Refusals cost the same keyed hashes and comparisons, with an older secret or without (SD-1, SD-8)."""
+    requests = not_found_requests(world)
+    if not named:  # a claim secret is nothing without its device's name
+        requests = [msgspec.structs.replace(r, device_name=None, request_id="r") for r in requests[1:]]
+    if rotated:
+        for token in world.facts.tokens.values():
+            token.previous_verifier, token.previous_until_ms = "old", world.now_ms + 1
+    work: list[str] = []
+    for function in ("digest", "compare_digest"):
+        monkeypatch.setattr(hmac, function, _counted(work, getattr(hmac, function)))
+    costs = set()
+    for request in requests:
+        work.clear()
+        outcome = world.decide(request).outcome
+        assert isinstance(outcome, Refused)
+        assert outcome.status is Status.NOT_FOUND
+        costs.add((work.count("digest"), work.count("compare_digest")))
+    assert costs == {(4 if named else 6, 3)}
+
+
+def _counted(work: list[str], real: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(*arguments: Any) -> Any:
+        work.append(real.__name__)
+        return real(*arguments)
+
+    return counted
 
 
 @pytest.mark.parametrize("reason", Reason)

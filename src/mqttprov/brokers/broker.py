@@ -161,7 +161,7 @@ class EmbeddedBroker:
             return
         self._route(connection, principal, publish.topic, publish.payload, publish.qos, publish.properties)
         if principal.role is Role.DEVICE:
-            answer = automatic_answer(publish.topic, publish.payload, self.limits)
+            answer = automatic_answer(publish.topic, publish.payload, self.limits, principal.labels)
             if answer is not None and connection in self._tree.match(inward(principal, answer[0])):
                 session.publish(answer[0], answer[1], min(publish.qos, 1))
             self.farewells.heard(connection, publish.topic, publish.payload)

@@ -1,17 +1,19 @@
 """`mqttprov device`: the fleet."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
+from mqttprov.admin import DeviceRow, Done, ImportCount, LifecycleState
 from mqttprov.cli import values
 from mqttprov.cli.asking import confirm
+from mqttprov.cli.errors import Exit
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.secret_files import SecretSheet, secret_sheet
 from mqttprov.cli.state import JsonOption, StateOption, administering, caring, reading
-from mqttprov.core.names import fold
-from mqttprov.responder.administration import NotFound
-from mqttprov.responder.device_life import Done
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -31,6 +33,7 @@ ReasonOption = Annotated[
     str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit event.", show_default=False)
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+_PROGRESS_LINES: Final = 10_000
 _HISTORY = {
     "generation": "GENERATION",
     "type": "CREDENTIALS",
@@ -43,17 +46,39 @@ _HISTORY = {
 
 @app.command("list")
 def list_(
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V|K!=V|K", help="Devices whose label is so, is not so, or exists; repeatable."),
+    ] = None,
+    in_state: Annotated[LifecycleState | None, typer.Option(help="Devices in this lifecycle state only.")] = None,
+    owner: Annotated[str | None, typer.Option(metavar="O", help="Devices of this owner only.")] = None,
     profile: Annotated[str | None, typer.Option(metavar="P", help="Devices of this profile only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="A page of so many devices.", show_default="all")
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option(metavar="ID", help="The page that begins behind this, as the page before told.")
+    ] = None,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List devices, oldest first."""
-    with reading(state) as reader:
-        rows = (record(row) for row in reader.devices() if profile is None or fold(row.profile) == fold(profile))
+    """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V."""
+    wanted: dict[str, Any] = {"labels": label or (), "state": in_state, "owner": owner, "profile": profile}
+    last: list[str] = []
+
+    def page_of(rows: Iterable[DeviceRow]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            last[:] = [row.id]
+            yield record(row)
+
+    with administering(state) as admin:
+        rows = page_of(admin.devices(**wanted, after=page, limit=limit))
         if json:
             emit_json_rows(rows)
         else:
             emit_columns(rows, _COLUMNS)
+        if limit is not None and last and any(admin.devices(**wanted, after=last[0], limit=1)):
+            say(f"more: --page {last[0]}")
 
 
 @app.command()
@@ -63,11 +88,9 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show one device with the history of its credentials; never the credentials."""
-    with reading(state) as reader:
-        found = next(reader.devices(name), None)
-        if found is None:
-            raise NotFound(f"there is no device named {name!r}; see: mqttprov device list")
-        history = [record(row) for row in reader.credentials_of(found.id)]
+    with administering(state) as admin:
+        found = admin.device(name)
+        history = [record(row) for row in admin.credentials(found)]
     if json:
         emit_json(record(found) | {"credentials": history})
         return
@@ -86,9 +109,8 @@ def create(
     json: JsonOption = False,
 ) -> None:
     """Make a manufactured device, which may then provision itself."""
-    with administering(state) as administration, reading(state) as reader:
-        device = administration.create_device(profile, name, owner, values.labels(label or ()))
-        row = next(reader.devices(device.name))
+    with administering(state) as admin:
+        row = admin.device(admin.create_device(profile, name, owner, values.labels(label or ())).name)
     (emit_json if json else emit_fields)(record(row))
 
 
@@ -176,3 +198,57 @@ def _tell(done: Done, what: str, *, json: bool, **more: bool | None) -> None:
         emit_json(record(done.device) | {"auditSeq": done.seq, "brokers": done.brokers, **more})
     else:
         say(f"Device {done.device.name!r} {what}.")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CSV",
+            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate (PEM file), claim_secret.",
+        ),
+    ],
+    profile: Annotated[str | None, typer.Option(metavar="P", help="Profile of lines that name none.")] = None,
+    claim_secrets: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Give each device a claim secret, written into this new file (mode 0600)."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every line and change nothing.")] = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make manufactured devices from a list; run again to complete. Bad lines are told and the rest goes on.
+
+    A device with a claim secret proves itself by it the first time, in place of the token's secret.
+    """
+    told = [0]
+
+    def tell_progress(count: ImportCount) -> None:
+        lines = count.made + count.skipped + count.failed
+        if lines // _PROGRESS_LINES > told[0]:
+            told[0] = lines // _PROGRESS_LINES
+            say(f"{lines} lines: {_summary(count)}")
+
+    secrets: AbstractContextManager[SecretSheet | None] = nullcontext()
+    if claim_secrets is not None and not dry_run:
+        secrets = secret_sheet(claim_secrets, ("name", "claimSecret"))
+    with administering(state) as admin, secrets as sheet:
+        count = admin.import_list(
+            file,
+            profile=profile,
+            tell_fault=lambda fault: say(f"line {fault.number}: {fault.text}"),
+            tell_claims=None if claim_secrets is None else (lambda _: None) if sheet is None else sheet.add,
+            tell_progress=tell_progress,
+            dry_run=dry_run,
+        )
+    if json:
+        emit_json({"dryRun": dry_run} | record(count))
+    else:
+        say(f"{'Would be: ' if dry_run else ''}{_summary(count)}")
+    if count.failed:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _summary(count: ImportCount) -> str:
+    return f"{count.made} made, {count.skipped} there already, {count.failed} refused"

@@ -4,6 +4,7 @@ from enum import IntEnum
 from typing import Final
 
 from mqttprov.core.names import InvalidName
+from mqttprov.responder.acting import PartlyMade
 from mqttprov.responder.administration import NotFound
 from mqttprov.responder.doorbell import BrokerSilent
 from mqttprov.responder.state_directory import StateError
@@ -46,6 +47,7 @@ class Failure(Exception):  # noqa: N818 - the verb failed; not a defect of the p
 _BY_TYPE: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (NotFound, Exit.NOT_FOUND),
     (Conflict, Exit.CONFLICT),
+    (PartlyMade, Exit.FAILED),
     (InvalidName, Exit.USAGE),
     (StateError, Exit.UNAVAILABLE),
     (StoreUnavailable, Exit.UNAVAILABLE),

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from mqttprov.admin import now_ms
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit, emit_json, iso_time, log_to_stderr
-from mqttprov.cli.state import JsonOption, now_ms
+from mqttprov.cli.state import JsonOption
 
 app = typer.Typer(help="The gateway: provisions itself once and stays online.")
 

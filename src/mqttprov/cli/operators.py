@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from mqttprov.admin import OperatorRole
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, iso_time, say
-from mqttprov.cli.state import JsonOption, StateOption, administering, reading
-from mqttprov.core.model import OperatorRole
+from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Operators: MQTT logins of people and programs behind the fleet.")
 
@@ -21,8 +21,8 @@ def create(
     json: JsonOption = False,
 ) -> None:
     """Make an operator's login; prints its password this once."""
-    with administering(state) as administration:
-        password = administration.create_operator(name, role)
+    with administering(state) as admin:
+        password = admin.create_operator(name, role)
     fields = {"name": name, "role": role.value, "password": password}
     if json:
         emit_json(fields)
@@ -34,10 +34,10 @@ def create(
 @app.command("list")
 def list_(state: StateOption = None, json: JsonOption = False) -> None:
     """List operators; never their passwords."""
-    with reading(state) as reader:
+    with administering(state) as admin:
         rows = [
             {"name": name, "role": role.value, "createdAt": iso_time(created_ms)}
-            for name, role, created_ms in reader.operators()
+            for name, role, created_ms in admin.operators()
         ]
     if json:
         emit_json_rows(rows)

@@ -67,13 +67,19 @@ def emit_json(value: Any) -> None:
     emit(_encode(value).decode())
 
 
-def emit_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+def emit_json_rows(rows: Iterable[Mapping[str, Any]], *, end: str = "]") -> None:
     """Print rows as one JSON array, a row per line, without holding them all."""
     lead = "["
     for row in rows:
         sys.stdout.write(lead + escaped(_encode(row).decode()))
         lead = ",\n"
-    print("[]" if lead == "[" else "]", flush=True)  # noqa: T201 - the end of the data
+    print("[" + end if lead == "[" else end, flush=True)  # noqa: T201 - the end of the data
+
+
+def emit_json_object(fields: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print one JSON object whose last field is a list of rows, a row per line, without holding them all."""
+    sys.stdout.write(escaped(_encode(fields).decode())[:-1] + f',"{name}":')
+    emit_json_rows(rows, end="]}")
 
 
 def cell(value: Any) -> str:

@@ -4,12 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from mqttprov.admin import CredentialsType, Profile, ProfileRow, ReprovisionPolicy, Strategy
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record
-from mqttprov.cli.state import JsonOption, StateOption, administering, reading
+from mqttprov.cli.state import JsonOption, StateOption, administering
 from mqttprov.cli.tokens import tell_token
-from mqttprov.core.model import CredentialsType, Profile, ReprovisionPolicy, Strategy
-from mqttprov.responder.administration import NotFound
-from mqttprov.store.protocol import ProfileRow
 
 app = typer.Typer(help="Device profiles: what a class of devices has in common.")
 
@@ -79,15 +77,15 @@ def create(
         publish_topics=tuple(publish or ()),
         subscribe_topics=tuple(subscribe or ()),
     )
-    with administering(state) as administration:
-        tell_token(administration.create_profile(profile), json=json)
+    with administering(state) as admin:
+        tell_token(admin.create_profile(profile), json=json)
 
 
 @app.command("list")
 def list_(state: StateOption = None, json: JsonOption = False) -> None:
     """List all profiles."""
-    with reading(state) as reader:
-        rows = [_record(row) for row in reader.profiles()]
+    with administering(state) as admin:
+        rows = [_record(row) for row in admin.profiles()]
     if json:
         emit_json_rows(rows)
     else:
@@ -101,8 +99,6 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show one profile."""
-    with reading(state) as reader:
-        rows = reader.profiles(name)
-    if not rows:
-        raise NotFound(f"there is no profile named {name!r}; see: mqttprov profile list")
-    (emit_json if json else emit_fields)(_record(rows[0]))
+    with administering(state) as admin:
+        row = admin.profile(name)
+    (emit_json if json else emit_fields)(_record(row))

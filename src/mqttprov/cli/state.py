@@ -1,7 +1,6 @@
-"""The state directory as verbs use it: where it is, opening it, who acts, clock and randomness; and `init`."""
+"""The state directory as verbs use it: where it is, opening it, who acts; and `init`."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mqttprov.admin import Admin, DeviceLife, account, initialise
 from mqttprov.cli.output import emit_fields, emit_json, say
-from mqttprov.responder.administration import Administration
-from mqttprov.responder.state_directory import StateDirectory, initialise
+from mqttprov.responder.state_directory import StateDirectory
 
 if TYPE_CHECKING:
-    from mqttprov.responder.device_life import DeviceLife
     from mqttprov.store.protocol import Reader
 
 ENVIRONMENT: Final = "MQTTPROV_STATE"
@@ -37,19 +35,9 @@ def state_path(given: Path | None) -> Path:
     return given or _before_the_verb[0] or Path(os.environ.get(ENVIRONMENT) or _DEFAULT)
 
 
-def now_ms() -> int:
-    """Give the wall clock in ms since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
 def actor() -> str:
-    """Give who acts, for audit events: the system's account, which the environment cannot change."""
-    import pwd  # noqa: PLC0415 - not on the way of verbs that only read
-
-    try:
-        return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
-    except KeyError:  # an account without a name, as in containers
-        return f"cli:{os.getuid()}"
+    """Give who acts, for audit events."""
+    return f"cli:{account()}"
 
 
 @contextmanager
@@ -73,18 +61,16 @@ def reading(given: Path | None) -> Iterator["Reader"]:
             reader.close()
 
 
-@contextmanager
-def administering(given: Path | None) -> Iterator[Administration]:
-    """Open the state directory for a verb that changes something. Raises `StateError`."""
-    with opened(given) as state:
-        yield state.administration(actor(), now_ms, os.urandom)
+def administering(given: Path | None) -> Admin:
+    """Open the state directory for a verb, to do and to ask. Raises `StateError`."""
+    return Admin(state_path(given), actor=actor())
 
 
 @contextmanager
-def caring(given: Path | None) -> Iterator["DeviceLife"]:
+def caring(given: Path | None) -> Iterator[DeviceLife]:
     """Open the state directory for a verb on one device, which acts on running brokers too. Raises `StateError`."""
-    with opened(given) as state:
-        yield state.device_life(actor(), now_ms)
+    with administering(given) as admin:
+        yield admin.life
 
 
 def init(state: StateOption = None, json: JsonOption = False) -> None:
@@ -93,7 +79,7 @@ def init(state: StateOption = None, json: JsonOption = False) -> None:
     Prints key and secret this once. Run again it changes nothing, and completes what was interrupted.
     """
     path = state_path(state)
-    issued = initialise(path, actor=actor(), now_ms=now_ms, entropy=os.urandom)
+    issued = initialise(path, actor=actor())
     if issued is None:
         say(f"{path} is initialised already; nothing was changed. For a new secret: mqttprov token create")
         if json:

@@ -1,28 +1,28 @@
 """`mqttprov token`: registration tokens, the keys and secrets that devices provision with."""
 
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
+from mqttprov.admin import DEFAULT, IssuedToken, TokenChange, TokenRow, now_ms
 from mqttprov.cli import values
 from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
-from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
-from mqttprov.cli.state import JsonOption, StateOption, administering, now_ms, reading
-from mqttprov.responder.administration import DEFAULT, IssuedToken, TokenChange, find_token
-from mqttprov.store.protocol import Conflict, TokenRow
+from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_object, emit_json_rows, record, say
+from mqttprov.cli.secret_files import new_secret_file, secret_sheet
+from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Registration tokens: the key and secret that devices provision with.")
 
 _COLUMNS = {
     "name": "NAME",
     "profile": "PROFILE",
-    "key": "KEY",
+    "keyPrefix": "KEY",
     "used": "USED",
     "maxRegistrations": "MAX",
     "expiresAt": "EXPIRES",
@@ -31,6 +31,8 @@ _COLUMNS = {
     "revokedAt": "REVOKED",
     "lastUsedAt": "LAST USED",
 }
+_KEY_PREFIX_CHARS: Final = 8  # enough to find the token with, in names that `token create` makes too
+_SHOWN_DEVICES: Final = 20
 
 NameArgument = Annotated[str, typer.Argument(help="Name or key of the token.")]
 ProfileOption = Annotated[
@@ -39,10 +41,23 @@ ProfileOption = Annotated[
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", metavar="K=V", help="Label for devices that it registers; repeatable.")
 ]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-file",
+        metavar="F",
+        help="Write key and secret into this new file (mode 0600) instead of printing them.",
+    ),
+]
 
 
 def _record(row: TokenRow) -> dict[str, Any]:
     return record(row, leave_out=("id",))
+
+
+def _listed(row: TokenRow) -> dict[str, Any]:
+    fields = {"name": row.name, "keyPrefix": row.key[:_KEY_PREFIX_CHARS]}
+    return fields | record(row, leave_out=("id", "name", "key"))
 
 
 def tell_token(issued: IssuedToken, *, json: bool) -> None:
@@ -74,48 +89,52 @@ def create(
     device_name_pattern: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Device names that it registers, for example 'gw-*'.")
     ] = None,
-    output_file: Annotated[
+    output_file: OutputOption = None,
+    count: Annotated[
+        str | None, typer.Option(metavar="N", help="Make so many tokens, named N-1 and so on; needs --out.")
+    ] = None,
+    out: Annotated[
         Path | None,
-        typer.Option(metavar="F", help="Write key and secret into this new file (mode 0600) instead of printing them."),
+        typer.Option(metavar="CSV", help="Where --count writes name, key and secret of each (new file, mode 0600)."),
     ] = None,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a registration token; prints key and secret this once."""
+    """Make a registration token, or many; prints key and secret this once."""
     settings = TokenChange(
         max_registrations=None if max_registrations is None else values.whole_number(max_registrations),
         expires_ms=None if expires is None else now_ms() + values.duration_ms(expires),
         labels=values.labels(label or ()),
         device_name_pattern=device_name_pattern,
     )
-    with administering(state) as administration:
-        if output_file is None:
-            tell_token(administration.create_token(profile, name, settings), json=json)
+    if (count is None) != (out is None) or (count is not None and output_file is not None):
+        raise Failure("many tokens need both --count and --out, and not --output-file", Exit.USAGE)
+    with administering(state) as admin:
+        if count is not None and out is not None:
+            many = values.whole_number(count)
+            with secret_sheet(out, ("name", "provisionDeviceKey", "provisionDeviceSecret")) as sheet:
+                admin.create_tokens(
+                    profile, name, many, settings, lambda some: sheet.add([(t.name, t.key, t.secret) for t in some])
+                )
+            (emit_json if json else emit_fields)({"profile": profile, "tokens": many, "outputFile": str(out)})
             return
-        with _new_secret_file(output_file) as file:
-            issued = administration.create_token(profile, name, settings)
-            secrets = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
-            file.write(msgspec.json.encode(secrets) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _issue(output_file, lambda: admin.create_token(profile, name, settings), json=json)
+
+
+def _issue(output_file: Path | None, make: Callable[[], IssuedToken], *, json: bool) -> None:
+    """Make a secret and tell it: print it, or write it into a new file."""
+    if output_file is None:
+        tell_token(make(), json=json)
+        return
+    with new_secret_file(output_file) as file:
+        issued = make()
+        secrets = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
+        file.write(msgspec.json.encode(secrets) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
     told = {"profile": issued.profile, "token": issued.name, "provisionDeviceKey": issued.key,
             "outputFile": str(output_file)}  # fmt: skip
     (emit_json if json else emit_fields)(told)
-
-
-@contextmanager
-def _new_secret_file(path: Path) -> Iterator[IO[bytes]]:
-    """Make the file before there is a secret that could be lost; remove it when there will be none."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError as error:
-        raise Conflict(f"{path} exists already; name a new file, or remove that one") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 @app.command("list")
@@ -125,8 +144,8 @@ def list_(
     json: JsonOption = False,
 ) -> None:
     """List registration tokens; never their secrets."""
-    with reading(state) as reader:
-        rows = [_record(row) for row in reader.tokens(profile)]
+    with administering(state) as admin:
+        rows = [_listed(row) for row in admin.tokens(profile)]
     if json:
         emit_json_rows(rows)
     else:
@@ -137,29 +156,75 @@ def list_(
 def show(
     name: NameArgument, profile: ProfileOption = None, state: StateOption = None, json: JsonOption = False
 ) -> None:
-    """Show one registration token; never its secret."""
-    with reading(state) as reader:
-        row = find_token(reader.tokens(profile, name), name)
-    (emit_json if json else emit_fields)(_record(row))
+    """Show one registration token and the devices that it registered; never its secret."""
+    with administering(state) as admin:
+        row = admin.token(name, profile)
+        registered = (record(device, leave_out=("id",)) for device in admin.registered(row))
+        if json:
+            emit_json_object(_record(row), "devices", registered)
+            return
+        emit_fields(_record(row))
+        shown = list(itertools.islice(registered, _SHOWN_DEVICES))
+    if shown:
+        emit_columns(shown, {"name": "DEVICE", "state": "STATE", "registeredAt": "REGISTERED"})
+    if row.used > len(shown):
+        say(f"{row.used - len(shown)} more devices; all of them with --json")
 
 
 @app.command()
 def revoke(
     name: NameArgument,
     profile: ProfileOption = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Also suspend every device that it registered; run again to complete.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """End a registration token: it registers nothing any more. Its devices stay."""
-    with administering(state) as administration, reading(state) as reader:
-        row = find_token(reader.tokens(profile, name), name)
-        confirm(f"Revoke token {row.name!r} of profile {row.profile!r}, used {row.used} times?", yes=yes)
-        row = administration.revoke_token(row.key, None)
+    """End a registration token: it registers nothing any more. Its devices stay, or are suspended with --cascade."""
+    with administering(state) as admin:
+        row = admin.token(name, profile)
+        devices = f" and suspend its {row.used} devices" if cascade else f", used {row.used} times"
+        confirm(f"Revoke token {row.name!r} of profile {row.profile!r}{devices}?", yes=yes)
+        suspended: dict[str, int] = {}
+        if cascade:
+            row, count = admin.revoke_token_with_devices(row.key, None)
+            suspended = {"suspendedDevices": count}
+        else:
+            row = admin.revoke_token(row.key, None)
     if json:
-        emit_json(_record(row))
-    else:
-        say(f"Token {row.name!r} of profile {row.profile!r} is revoked.")
+        emit_json(_record(row) | suspended)
+        return
+    say(f"Token {row.name!r} of profile {row.profile!r} is revoked.")
+    for count in suspended.values():
+        say(f"{count} devices are suspended.")
+
+
+@app.command()
+def rotate(
+    name: NameArgument,
+    profile: ProfileOption = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option(metavar="7d", help="How long the old secret works beside the new one.", show_default="not at all"),
+    ] = None,
+    output_file: OutputOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a registration token a new secret, shown this once; its key, uses and devices stay.
+
+    A secret that leaked is rotated without --overlap; then whoever was told credentials with it shares none with who
+    knows the new one.
+    """
+    overlap_ms = 0 if overlap is None else values.duration_ms(overlap)
+    with administering(state) as admin:
+        row = admin.token(name, profile)
+        if not overlap_ms:
+            confirm(f"End the secret of token {row.name!r} of profile {row.profile!r} at once?", yes=yes)
+        _issue(output_file, lambda: admin.rotate_token(row.key, None, overlap_ms), json=json)
 
 
 @app.command()
@@ -190,6 +255,6 @@ def update(
         changes["device_name_pattern"] = None if device_name_pattern == "none" else device_name_pattern
     if not changes:
         raise Failure("there is nothing to change; give at least one of the options in --help", Exit.USAGE)
-    with administering(state) as administration:
-        row = administration.update_token(name, profile, TokenChange(**changes))
+    with administering(state) as admin:
+        row = admin.update_token(name, profile, TokenChange(**changes))
     (emit_json if json else emit_fields)(_record(row))

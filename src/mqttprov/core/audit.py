@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     TOKEN_CREATED = "token-created"  # noqa: S105 - a kind of event
     TOKEN_UPDATED = "token-updated"  # noqa: S105 - a kind of event
     TOKEN_REVOKED = "token-revoked"  # noqa: S105 - a kind of event
+    TOKEN_ROTATED = "token-rotated"  # noqa: S105 - a kind of event
     OPERATOR_CREATED = "operator-created"
     DEVICE_CREATED = "device-created"
     PROVISIONED = "provisioned"

@@ -55,15 +55,16 @@ def password_verifier(keys: Keys, login_key: str, password: str) -> str:
     return keys.mac("login-password", login_key, password)
 
 
-def proof_of(keys: Keys, request: ProvisionRequest, folded_name: str | None) -> str:
+def proof_of(keys: Keys, request: ProvisionRequest, folded_name: str | None, *, base: str) -> str:
     """Give what two requests of one device have in common: key, secret, name, supplied credentials (DESIGN section 2).
 
-    For a CSR its public key stands in, since every CSR is signed anew. Without a name the `requestId` counts as well.
+    `base` stands for the secret (`mqttprov.core.proving`), so that a planned rotation changes no proof. For a
+    CSR its public key stands in, since every CSR is signed anew. Without a name the `requestId` counts as well.
     """
     return keys.mac(
         "proof",
         request.key,
-        request.secret,
+        base,
         folded_name or "",
         (request.request_id or "") if folded_name is None else "",
         str(request.credentials_type or ""),

@@ -13,6 +13,7 @@ MAX_PEM_CHARS: Final = 8 * 1024  # security.md SD-16
 MIN_SECRET_CHARS: Final = 8
 
 MAX_REGISTRATIONS: Final = 10**15  # exact in JSON and in every database; more than there will ever be devices
+MAX_TOKENS_AT_ONCE: Final = 100_000  # what one file and one command can still be handled with
 
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_CHARS: Final = 63

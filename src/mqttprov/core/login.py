@@ -27,7 +27,10 @@ class Role(StrEnum):
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in."""
+    """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in.
+
+    `labels` are the device's as they were at its login.
+    """
 
     role: Role
     name: str
@@ -36,6 +39,7 @@ class Principal(msgspec.Struct, frozen=True):
     publish_topics: tuple[str, ...] = ()
     subscribe_topics: tuple[str, ...] = ()
     rotation_due: bool = False  # an operator wants it to fetch a newer generation than the one it came with
+    labels: dict[str, str] = {}
 
 
 class LoginAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -147,6 +151,7 @@ def _decide_device(facts: LoginFacts) -> Login:
         tuple(p.replace("%d", device.name) for p in profile.publish_topics),
         tuple(p.replace("%d", device.name) for p in profile.subscribe_topics),
         device.rotate_from is not None and credential.generation <= device.rotate_from,
+        device.labels,
     )
     return Login(principal, first=credential.status is CredentialStatus.ISSUED, fold=device.fold)
 

@@ -79,7 +79,8 @@ class Token(msgspec.Struct):
     """A registration token: `key` names it, the secret behind `verifier` proves it (ThingsBoard's key and secret).
 
     `used` is the number of registrations, counted once per device; it never goes down. Mutable because `Facts` keeps
-    it up to date within one transaction.
+    it up to date within one transaction. After a rotation the secret behind `previous_verifier` proves it too, until
+    `previous_until_ms`; `proof_base` stands for the secret in proofs, None: `verifier` does (P4).
     """
 
     id: int
@@ -93,6 +94,9 @@ class Token(msgspec.Struct):
     expires_ms: int | None = None
     device_name_pattern: str | None = None
     revoked_ms: int | None = None
+    previous_verifier: str | None = None
+    previous_until_ms: int | None = None
+    proof_base: str | None = None
 
 
 class Credential(msgspec.Struct):
@@ -124,6 +128,8 @@ class Device(msgspec.Struct):
     """A device. `fold` is the form of the name in which it is unique (P8); `token_id` last provisioned it.
 
     `rotate_from` is its newest generation at the time when an operator last asked for a newer one.
+    What a factory gave it to come in for the first time: `claim` is the keyed hash of a secret of its own,
+    `factory_key` the hash of the public key of its factory certificate.
     """
 
     id: str
@@ -137,3 +143,5 @@ class Device(msgspec.Struct):
     labels: dict[str, str] = {}
     gateway: bool = False
     rotate_from: int | None = None
+    claim: str | None = None
+    factory_key: str | None = None

@@ -4,7 +4,7 @@ Order of checks (security.md section 3): the secret first, so that nothing is to
 read-only checks before anything is consumed. The bytes of NOT_FOUND are the same for every reason, and so is the work.
 """
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,10 +43,9 @@ from mqttprov.core.model import (
     Strategy,
     Token,
 )
-from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
+from mqttprov.core.proving import Standing, judge_secret, pass_for_unproven
+from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, is_not_found, refused
 from mqttprov.core.secrets import Keys, equal, new_id, new_reference
-
-_NO_VERIFIER: Final = "0" * 64  # compared against when there is no such key, so that the work is the same (SD-1)
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -87,7 +86,11 @@ def device_name_of(request: ProvisionRequest, keys: Keys, entropy: bytes, *, uni
     """
     if request.device_name is not None:
         return names.normalise_device_name(request.device_name, unicode_names=unicode_names)
-    return keys.derived_name(proof_of(keys, request, None) if is_recognisable(request) else entropy[36:46].hex())
+    # Whoever knows any secret of the token may name a device freely, so that the name need not hang on the secret: a
+    # rotation makes no second device.
+    return keys.derived_name(
+        proof_of(keys, request, None, base="") if is_recognisable(request) else entropy[36:46].hex()
+    )
 
 
 def lookup_fold(request: ProvisionRequest, keys: Keys, entropy: bytes) -> str | None:
@@ -104,16 +107,16 @@ def decide(request: ProvisionRequest, facts: Facts, context: Context) -> Decisio
     Never raises for anything that a device can send: every refusal is an outcome with its event (P5).
     """
     token = facts.tokens.get(request.key)
+    asked = _asked(request, token, facts, context)
     try:
-        _check_token(request, token, context)
-        assert token is not None  # noqa: S101 - _check_token refuses an unknown key
-        return _provision(_Case(request, token, facts, context))
+        token = _check_token(token, asked.standing)
+        return _provision(_Case(request, token, facts, context, asked))
     except _Refusal as refusal:
-        return _refuse(request, token, refusal.reason, refusal.why, context)
+        return _refuse(request, token, refusal.reason, refusal.why, context, asked)
     except names.InvalidName as error:
-        return _refuse(request, token, Reason.BAD_NAME, str(error), context)
+        return _refuse(request, token, Reason.BAD_NAME, str(error), context, asked)
     except CredentialsRefused as error:
-        return _refuse(request, token, error.reason, str(error), context)
+        return _refuse(request, token, error.reason, str(error), context, asked)
 
 
 def decide_malformed(request: Malformed, context: Context) -> Decision:
@@ -124,22 +127,48 @@ def decide_malformed(request: Malformed, context: Context) -> Decision:
     return Decision(refused(Reason.MALFORMED, request.text, ref=context.ref), (), event)
 
 
-def proves_token(request: ProvisionRequest, token: Token | None, keys: Keys) -> bool:
-    """Tell whether the request knows the token's secret. Without a token the work is the same and the answer no."""
-    presented = keys.registration_verifier(request.key, request.secret)
-    return equal(presented, token.verifier if token else _NO_VERIFIER) and token is not None
+class _Asked(msgspec.Struct, frozen=True):
+    """What every request is worked out to before anything is judged, so that all refusals cost the same (SD-8)."""
+
+    name: str | names.InvalidName
+    fold: str
+    known: DeviceFacts | None
+    standing: Standing
+    proof: str
 
 
-def _check_token(request: ProvisionRequest, token: Token | None, context: Context) -> None:
-    proven = proves_token(request, token, context.keys)
+def _asked(request: ProvisionRequest, token: Token | None, facts: Facts, context: Context) -> _Asked:
+    name: str | names.InvalidName
+    fold = ""
+    try:
+        unicode_names = token is not None and token.profile.unicode_names
+        name = device_name_of(request, context.keys, context.entropy, unicode_names=unicode_names)
+        fold = names.fold(name)
+    except names.InvalidName as error:
+        name = error
+    known = facts.devices.get(fold)
+    standing = judge_secret(request, token, known, context.keys, context.now_ms)
+    named = fold if request.device_name is not None else None
+    return _Asked(name, fold, known, standing, proof_of(context.keys, request, named, base=standing.base))
+
+
+def proves_secret(request: ProvisionRequest, facts: Facts, context: Context) -> bool:
+    """Tell whether the request knows its token's secret, or that of the device which it names."""
+    fold = lookup_fold(request, context.keys, context.entropy)
+    known = None if fold is None else facts.devices.get(fold)
+    return judge_secret(request, facts.tokens.get(request.key), known, context.keys, context.now_ms).proven
+
+
+def _check_token(token: Token | None, standing: Standing) -> Token:
     if token is None:
         raise _Refusal(Reason.UNKNOWN_KEY)
-    if not proven:
+    if not standing.proven:
         raise _Refusal(Reason.WRONG_SECRET)
     if token.profile.strategy is Strategy.DISABLED:
         raise _Refusal(Reason.DISABLED)
     if token.revoked_ms is not None:
         raise _Refusal(Reason.REVOKED)
+    return token
 
 
 class _Case(msgspec.Struct, frozen=True):
@@ -147,19 +176,19 @@ class _Case(msgspec.Struct, frozen=True):
     token: Token
     facts: Facts
     context: Context
+    asked: _Asked
 
 
 def _provision(case: _Case) -> Decision:
-    request, token, context = case.request, case.token, case.context
+    request, token, context, asked = case.request, case.token, case.context, case.asked
     profile = token.profile
     _check_certificates(request)
-    name = device_name_of(request, context.keys, context.entropy, unicode_names=profile.unicode_names)
+    name, fold, proof, known = asked.name, asked.fold, asked.proof, asked.known
+    if isinstance(name, names.InvalidName):
+        raise name
     if token.device_name_pattern is not None and not names.name_matches(token.device_name_pattern, name):
         raise _Refusal(Reason.NAME_NOT_ALLOWED, "this device name is not allowed for this key")
     _check_labels(request, profile)
-    fold = names.fold(name)
-    proof = proof_of(context.keys, request, fold if request.device_name is not None else None)
-    known = case.facts.devices.get(fold)
     if known is not None:
         _check_device(known.device, profile)
         repeated = _repeated(known, proof)
@@ -170,6 +199,7 @@ def _provision(case: _Case) -> Decision:
     if token.expires_ms is not None and context.now_ms >= token.expires_ms:
         raise _Refusal(Reason.EXPIRED)
     if known is not None:
+        _check_claim(request, known, asked.standing)
         _check_policy(request, known, profile)
     elif profile.strategy is Strategy.PRE_PROVISIONED:
         raise _Refusal(Reason.NOT_PRE_PROVISIONED, "this device is not known here")
@@ -288,6 +318,20 @@ def _repeated(known: DeviceFacts, proof: str) -> Credential | None:
     return None
 
 
+def _check_claim(request: ProvisionRequest, known: DeviceFacts, standing: Standing) -> None:
+    """Hold a device's first time to what its factory gave it: its claim secret, its certificate's key."""
+    if known.last_generation > 0:
+        if standing.claimed:
+            raise _Refusal(Reason.CLAIM_SPENT)
+        return
+    if known.device.claim is not None and not standing.claimed:
+        raise _Refusal(Reason.CLAIM_NEEDED, "this device must prove itself by its own secret")
+    # A signing request is signed by the key; a certificate helps only who has the key when it comes to logging in.
+    supplied = (request.csr and request.csr.public_key, request.certificate and request.certificate.public_key)
+    if known.device.factory_key is not None and known.device.factory_key not in supplied:
+        raise _Refusal(Reason.OTHER_KEY, "this device must show its factory key: send 'csr' or 'hash' made with it")
+
+
 def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profile) -> None:
     """Decide whether a device that was provisioned before may have the next generation (DESIGN 5.6)."""
     if known.last_generation == 0:
@@ -305,8 +349,14 @@ def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profil
             pass
 
 
-def _refuse(request: ProvisionRequest, token: Token | None, reason: Reason, why: str, context: Context) -> Decision:
+def _refuse(
+    request: ProvisionRequest, token: Token | None, reason: Reason, why: str, context: Context, asked: _Asked
+) -> Decision:
     # An unknown key may be a secret in the wrong field: only its hash is recorded (P6).
+    hidden_key = ""
+    if is_not_found(reason):
+        hidden_key = context.keys.mac("unknown-key", request.key)[:16]
+        pass_for_unproven(asked.standing, request, asked.fold, context.keys)
     unproven = reason in {Reason.UNKNOWN_KEY, Reason.WRONG_SECRET}
     named = request.device_name.strip() if request.device_name and not unproven else None
     event = Event(
@@ -318,7 +368,7 @@ def _refuse(request: ProvisionRequest, token: Token | None, reason: Reason, why:
         device=named[:MAX_NAME_CHARS] if named and reason is not Reason.BAD_NAME else None,
         profile=token.profile.name if token else None,
         token=token.name if token else None,
-        key=token.key if token else context.keys.mac("unknown-key", request.key)[:16],
+        key=token.key if token else hidden_key,
         reason=reason,
     )
     return Decision(refused(reason, why, ref=context.ref), (), event)

@@ -84,6 +84,8 @@ class Reason(StrEnum):
     STATE = "state"
     ALREADY_PROVISIONED = "already-provisioned"
     OTHER_KEY = "other-key"
+    CLAIM_NEEDED = "claim-needed"
+    CLAIM_SPENT = "claim-spent"
     MALFORMED = "malformed"
     LIMITED = "limited"
     OVERLOADED = "overloaded"
@@ -142,5 +144,11 @@ _NOT_FOUND: frozenset[Reason] = frozenset(
         Reason.REVOKED,
         Reason.EXPIRED,
         Reason.EXHAUSTED,
+        Reason.CLAIM_SPENT,
     }
 )
+
+
+def is_not_found(reason: Reason) -> bool:
+    """Tell whether this reason looks to the device as if its token did not exist."""
+    return reason in _NOT_FOUND

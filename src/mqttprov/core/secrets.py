@@ -13,6 +13,7 @@ from typing import Final
 REGISTRATION_SECRET_PREFIX: Final = "mqp_rs_"  # noqa: S105 - lets scanners and log filters find leaked secrets
 ACCESS_TOKEN_PREFIX: Final = "mqp_at_"  # noqa: S105 - the same
 PASSWORD_PREFIX: Final = "mqp_pw_"  # noqa: S105 - the same
+CLAIM_SECRET_PREFIX: Final = "mqp_cs_"  # noqa: S105 - the same
 SECRET_ENTROPY_BYTES: Final = 20
 KEY_ENTROPY_BYTES: Final = 15
 ID_ENTROPY_BYTES: Final = 10
@@ -96,6 +97,11 @@ def new_registration_key(entropy: bytes) -> str:
 def new_registration_secret(entropy: bytes) -> str:
     """Make a `provisionDeviceSecret` from 20 random bytes."""
     return REGISTRATION_SECRET_PREFIX + _words(entropy[:SECRET_ENTROPY_BYTES])
+
+
+def new_claim_secret(entropy: bytes) -> str:
+    """Make the secret by which one device comes in for the first time, from 20 random bytes."""
+    return CLAIM_SECRET_PREFIX + _words(entropy[:SECRET_ENTROPY_BYTES])
 
 
 def new_password(entropy: bytes) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.credentials import Sign, claimed_login_keys
-from mqttprov.core.facts import Effect
+from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
 from mqttprov.core.login import (
     Login,
@@ -23,7 +23,7 @@ from mqttprov.core.login import (
     decide_login,
     login_keys,
 )
-from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold, proves_token
+from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold, proves_secret
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
@@ -167,7 +167,7 @@ class BatchProcessor:
         effects: list[Effect] = []
         events: list[Event] = []
         with self._store.write() as transaction:
-            jobs = self._inspected(transaction, jobs, now_ms)
+            jobs = self._inspected(transaction, jobs, pieces, now_ms)
             facts = self._load(transaction, jobs, pieces)
             for job, piece in zip(jobs, pieces, strict=True):
                 match job:
@@ -201,7 +201,7 @@ class BatchProcessor:
             transaction.append(events)
         return deliveries
 
-    def _load(self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes]) -> Any:
+    def _load(self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes]) -> Facts:
         token_keys: set[str] = set()
         folds: set[str] = set()
         logins: set[str] = set()
@@ -216,17 +216,22 @@ class BatchProcessor:
                     folds.add(name)
         return transaction.load(token_keys, folds, logins)
 
-    def _inspected(self, transaction: WriteTransaction, jobs: Sequence[Job], now_ms: int) -> Sequence[Job]:
+    def _inspected(
+        self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes], now_ms: int
+    ) -> Sequence[Job]:
         """Look into certificates and signing requests, which costs 0.1 ms: only for those who know the secret."""
-        asking = [job for job in jobs if isinstance(job, ProvisionJob) and _needs_inspection(job.request)]
+        asking = [
+            (job, piece)
+            for job, piece in zip(jobs, pieces, strict=True)
+            if isinstance(job, ProvisionJob) and _needs_inspection(job.request)
+        ]
         if not asking:
             return jobs
-        keys = {job.request.key for job in asking if isinstance(job.request, ProvisionRequest)}
-        tokens = transaction.load(keys, (), ()).tokens
+        facts = self._load(transaction, [job for job, _ in asking], [piece for _, piece in asking])
         inspected: dict[int, Job] = {}
-        for job in asking:
-            request = job.request
-            if isinstance(request, ProvisionRequest) and proves_token(request, tokens.get(request.key), self._keys):
+        for job, piece in asking:
+            request, context = job.request, Context(now_ms, piece, self._keys)
+            if isinstance(request, ProvisionRequest) and proves_secret(request, facts, context):
                 inspected[id(job)] = ProvisionJob(_inspect(request, now_ms), job.source, job.done)
         return [inspected.get(id(job), job) for job in jobs]
 

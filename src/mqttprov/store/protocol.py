@@ -13,7 +13,8 @@ import msgspec
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.login import LoginFacts, OperatorFacts
-from mqttprov.core.model import OperatorRole, Profile
+from mqttprov.core.model import LifecycleState, OperatorRole, Profile
+from mqttprov.core.selectors import Selector
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - it names what is wrong
@@ -48,6 +49,16 @@ class TokenRow(msgspec.Struct, frozen=True):
     revoked_ms: int | None
     created_ms: int
     last_used_ms: int | None
+    old_secret_until_ms: int | None = None
+
+
+class RegisteredRow(msgspec.Struct, frozen=True, gc=False):
+    """A device that a token registered, and when."""
+
+    id: str
+    name: str
+    state: str
+    registered_ms: int
 
 
 class DeviceRow(msgspec.Struct, frozen=True):
@@ -67,6 +78,18 @@ class DeviceRow(msgspec.Struct, frozen=True):
     generation: int | None
     first_login_ms: int | None
     rotation_due: bool
+
+
+class DeviceQuery(msgspec.Struct, frozen=True):
+    """Which devices to list: all conditions hold. `after` is the id of the last device of the page before."""
+
+    name: str | None = None
+    profile: str | None = None
+    owner: str | None = None
+    state: LifecycleState | None = None
+    selectors: tuple[Selector, ...] = ()
+    after: str | None = None
+    limit: int | None = None
 
 
 class CredentialRow(msgspec.Struct, frozen=True):
@@ -115,6 +138,12 @@ class Reader(Protocol):
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices in the order of their making, or the one of this name."""
 
+    def find_devices(self, query: DeviceQuery) -> Iterator[DeviceRow]:
+        """List the devices that the query means, in the order of their making."""
+
+    def registered(self, token_id: int) -> Iterator[RegisteredRow]:
+        """List the devices that a token registered, in the order of their making."""
+
     def credentials_of(self, device_id: str) -> list[CredentialRow]:
         """List all generations of a device's credential, oldest first."""
 
@@ -160,6 +189,9 @@ class WriteTransaction(Protocol):
 
     def update_token(self, token: TokenRow) -> None:
         """Store a token's labels, limit, expiry, name pattern and revocation as given."""
+
+    def rotate_token(self, token_id: int, verifier: str, old_until_ms: int | None) -> None:
+        """Store a token's new secret; the old one stays beside it until then (None: ends at once)."""
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login. Raises `Conflict`."""

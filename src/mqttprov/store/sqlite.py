@@ -50,7 +50,8 @@ _CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)  # rows per statement; few sizes,
 _APPLICATION_ID: Final = 0x6D717076  # "mqpv"
 
 _TABLES: Final = {
-    "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation",
+    "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
+    "claim, factory_key",
     "registration": "device_id, token_id, at_ms",
     "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
@@ -201,11 +202,11 @@ class SqliteTransaction:
         execute = self._connection.execute
         tokens = {}
         for row in execute(STATEMENTS["tokens_by_key"], (_json(list(token_keys)),)).fetchall() if token_keys else ():
-            tokens[row[2]] = token_from_row(row[:10], profile_from_row(row[10:]))
+            tokens[row[2]] = token_from_row(row[:13], profile_from_row(row[13:]))
         devices: dict[str, DeviceFacts] = {}
         by_id: dict[str, DeviceFacts] = {}
         for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[11])
+            facts = DeviceFacts(device_from_row(row), [], set(), row[13])
             devices[facts.device.fold] = by_id[facts.device.id] = facts
         if by_id:
             ids = (_json(list(by_id)),)
@@ -274,6 +275,8 @@ class SqliteTransaction:
             device.gateway,
             device.created_ms,
             last_generation,
+            device.claim,
+            device.factory_key,
         )
 
     def _update_devices(self, rows: list[tuple[Any, ...]]) -> None:
@@ -333,6 +336,11 @@ class SqliteTransaction:
         row = (_json(token.labels), token.max_registrations, token.expires_ms, token.device_name_pattern,
                token.revoked_ms, token.id)  # fmt: skip
         self._connection.execute(STATEMENTS["update_token"], row)
+
+    def rotate_token(self, token_id: int, verifier: str, old_until_ms: int | None) -> None:
+        """Store a token's new secret (`WriteTransaction.rotate_token`)."""
+        change = {"id": token_id, "verifier": verifier, "until_ms": old_until_ms}
+        self._connection.execute(STATEMENTS["rotate_token"], change)
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login (`WriteTransaction.add_operator`)."""

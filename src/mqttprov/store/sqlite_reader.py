@@ -25,7 +25,16 @@ from mqttprov.core.model import (
     Token,
 )
 from mqttprov.core.names import fold
-from mqttprov.store.protocol import CredentialRow, DeviceRow, ProfileRow, StoreUnavailable, TokenRow
+from mqttprov.core.selectors import Relation
+from mqttprov.store.protocol import (
+    CredentialRow,
+    DeviceQuery,
+    DeviceRow,
+    ProfileRow,
+    RegisteredRow,
+    StoreUnavailable,
+    TokenRow,
+)
 
 
 def _load_statements() -> dict[str, str]:
@@ -62,14 +71,15 @@ def profile_from_row(row: Row) -> Profile:
 
 
 def token_from_row(row: Row, profile: Profile) -> Token:
-    """Make a registration token from its ten columns."""
-    id_, name, key, verifier, labels, limit, used, expires_ms, pattern, revoked_ms = row
-    return Token(id_, profile, name, key, verifier, _labels(labels), limit, used, expires_ms, pattern, revoked_ms)
+    """Make a registration token from its thirteen columns."""
+    id_, name, key, verifier, labels, *rest = row
+    return Token(id_, profile, name, key, verifier, _labels(labels), *rest)
 
 
 def device_from_row(row: Row) -> Device:
-    """Make a device from the first eleven columns."""
-    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from = row[:11]
+    """Make a device from the first thirteen columns."""
+    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, *rest = row[:13]
+    rotate_from, claim, factory_key = rest
     return Device(
         id_,
         name,
@@ -82,6 +92,8 @@ def device_from_row(row: Row) -> Device:
         _labels(labels),
         bool(gateway),
         rotate_from,
+        claim,
+        factory_key,
     )
 
 
@@ -113,7 +125,33 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
 
 
 def _login_from_row(row: Row) -> LoginFacts:
-    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[25:]))
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[27:]))
+
+
+_RELATIONS: Final = {
+    Relation.EQUAL: "d.labels ->> ? = ?",
+    Relation.NOT_EQUAL: "d.labels ->> ? IS NOT ?",
+    Relation.EXISTS: "d.labels ->> ? IS NOT NULL",
+}
+
+
+def _conditions(query: DeviceQuery) -> tuple[str, list[Any]]:
+    """Give a query as SQL; only what is asked for is in it, so that each condition can use its index."""
+    asked = [
+        ("d.fold = ?", _folded(query.name)),
+        ("p.fold = ?", _folded(query.profile)),
+        ("d.owner = ?", query.owner),
+        ("d.state = ?", query.state),
+        ("d.id > ?", query.after),
+    ]
+    terms = [term for term, value in asked if value is not None]
+    values: list[Any] = [value for _, value in asked if value is not None]
+    for selector in query.selectors:
+        terms.append(_RELATIONS[selector.relation])
+        values.append(f'$."{selector.key}"')  # the key holds no quote (`names.check_labels`)
+        if selector.relation is not Relation.EXISTS:
+            values.append(selector.value)
+    return " AND ".join(terms) or "TRUE", values
 
 
 def _folded(text: str | None) -> str | None:
@@ -169,13 +207,22 @@ class SqliteReader:
 
     def devices(self, name: str | None = None) -> Iterator[DeviceRow]:
         """List devices (`Reader.devices`)."""
-        return self._each(
-            "devices",
-            (_folded(name),),
-            lambda row: _row(
-                DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7]), "rotation_due": bool(row[13])}
-            ),
-        )
+        return self.find_devices(DeviceQuery(name))
+
+    def find_devices(self, query: DeviceQuery) -> Iterator[DeviceRow]:
+        """List selected devices (`Reader.find_devices`)."""
+        conditions, values = _conditions(query)
+        statement = f"{STATEMENTS['devices']} WHERE {conditions} ORDER BY d.id LIMIT ?"
+        values.append(-1 if query.limit is None else query.limit)
+        with _translated(self._path):
+            for row in self._connection.execute(statement, values):
+                yield _row(
+                    DeviceRow, row, {"labels": _labels(row[5]), "gateway": bool(row[7]), "rotation_due": bool(row[13])}
+                )
+
+    def registered(self, token_id: int) -> Iterator[RegisteredRow]:
+        """List what a token registered (`Reader.registered`)."""
+        return self._each("registered", (token_id,), lambda row: RegisteredRow(*row))
 
     def credentials_of(self, device_id: str) -> list[CredentialRow]:
         """List a device's generations (`Reader.credentials_of`)."""

@@ -3,14 +3,15 @@
 
 -- name: tokens_by_key
 SELECT t.id, t.name, t.key, t.verifier, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms,
+       t.revoked_ms, t.previous_verifier, t.previous_until_ms, t.proof_base,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE t.key IN (SELECT value FROM json_each(?));
 
 -- name: devices_by_fold
-SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from, last_generation
+SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from, claim, factory_key,
+       last_generation
 FROM device WHERE fold IN (SELECT value FROM json_each(?));
 
 -- name: live_credentials
@@ -67,7 +68,7 @@ SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE seq > ? OR
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
        d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
-       d.rotate_from,
+       d.rotate_from, NULL, NULL,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
@@ -104,22 +105,30 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: tokens
 SELECT t.id, t.name, t.key, p.name, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms, t.created_ms, t.last_used_ms
+       t.revoked_ms, t.created_ms, t.last_used_ms, t.previous_until_ms
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE (?1 IS NULL OR p.fold = ?1) AND (?2 IS NULL OR t.fold = ?2 OR t.key = ?2) ORDER BY t.id;
 
 -- name: update_token
 UPDATE token SET labels = ?, max_registrations = ?, expires_ms = ?, device_name_pattern = ?, revoked_ms = ? WHERE id = ?;
 
+-- name: rotate_token
+UPDATE token SET previous_verifier = iif(:until_ms IS NULL, NULL, verifier), previous_until_ms = :until_ms,
+                 proof_base = iif(:until_ms IS NULL, NULL, coalesce(proof_base, verifier)), verifier = :verifier
+WHERE id = :id;
+
+-- What `find_devices` asks for follows behind it. CROSS JOIN keeps devices first: they come in order without sorting.
 -- name: devices
 SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
        c.type, c.status, c.generation, c.first_login_ms, coalesce(d.last_generation <= d.rotate_from, 0)
 FROM device AS d
-JOIN profile AS p ON p.id = d.profile_id
+CROSS JOIN profile AS p ON p.id = d.profile_id
 LEFT JOIN token AS t ON t.id = d.token_id
 LEFT JOIN credential AS c ON c.device_id = d.id AND c.generation = d.last_generation
-WHERE ?1 IS NULL OR d.fold = ?1
-ORDER BY d.id;
+
+-- name: registered
+SELECT d.id, d.name, d.state, r.at_ms FROM registration AS r JOIN device AS d ON d.id = r.device_id
+WHERE r.token_id = ? ORDER BY d.id;
 
 -- name: credentials_of
 SELECT generation, type, status, supplied, issued_ms, first_login_ms FROM credential

@@ -1,0 +1,217 @@
+"""Everything that an operator can do or ask, for Python programs; the command line is a thin layer over it.
+
+Opened on a state directory, also beside a running `serve`: changes hold from their commit on, and each leaves exactly
+one audit event for each thing it changed (P5). Rules are in `mqttprov.core`; nothing is printed here, nobody is asked.
+"""
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, verify
+from mqttprov.core.model import CredentialsType, LifecycleState, OperatorRole, Profile, ReprovisionPolicy, Strategy
+from mqttprov.core.names import InvalidName
+from mqttprov.core.selectors import parse_selectors
+from mqttprov.responder import doorbell, state_directory
+from mqttprov.responder.acting import NotFound, PartlyMade
+from mqttprov.responder.administration import DEFAULT, Administration
+from mqttprov.responder.device_csv import read_devices
+from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
+from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done
+from mqttprov.responder.state_directory import StateDirectory, StateError
+from mqttprov.responder.token_actions import IssuedToken, TokenChange, find_token
+from mqttprov.store.protocol import (
+    Conflict,
+    CredentialRow,
+    DeviceQuery,
+    DeviceRow,
+    ProfileRow,
+    Reader,
+    RegisteredRow,
+    StoreUnavailable,
+    TokenRow,
+)
+
+__all__ = [
+    "DEFAULT",
+    "Admin",
+    "BrokenChain",
+    "Conflict",
+    "CredentialsType",
+    "DeviceLife",
+    "DeviceRow",
+    "Done",
+    "ImportCount",
+    "ImportLine",
+    "InvalidName",
+    "IssuedToken",
+    "LifecycleState",
+    "LineFault",
+    "NotFound",
+    "OperatorRole",
+    "PartlyMade",
+    "Profile",
+    "ProfileRow",
+    "ReprovisionPolicy",
+    "StateError",
+    "StoreUnavailable",
+    "Strategy",
+    "TokenChange",
+    "TokenRow",
+    "initialise",
+    "now_ms",
+]
+
+
+def now_ms() -> int:
+    """Give the wall clock in ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def account() -> str:
+    """Give the system's account of this process, which the environment cannot change: who acts, for audit events."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an account without a name, as in containers
+        return str(os.getuid())
+
+
+def initialise(path: Path, *, actor: str | None = None) -> IssuedToken | None:
+    """Make a state directory with profile `default`; give its token, or None when it is complete already.
+
+    Raises `StateError`.
+    """
+    return state_directory.initialise(path, actor=actor or f"api:{account()}", now_ms=now_ms, entropy=os.urandom)
+
+
+class Admin(Administration):
+    """A state directory, opened for an operator. For one thread; use it as a context manager, or `close` it.
+
+    What it changes is inherited: profiles, registration tokens, devices, operators. `actor` is who acts in the audit
+    events, by default `api:<system account>`. Raises `StateError` when the directory cannot be used.
+    """
+
+    def __init__(self, path: Path, *, actor: str | None = None) -> None:
+        self._state = StateDirectory(path)
+        super().__init__(
+            self._state.store, self._state.keys, actor=actor or f"api:{account()}", now_ms=now_ms, entropy=os.urandom
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the state directory."""
+        if "_reader" in self.__dict__:
+            self._reader.close()
+        self._state.close()
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self._state.store.reader()
+
+    @cached_property
+    def life(self) -> DeviceLife:
+        """The verbs on single devices: suspend, resume, decommission, release, rotate. They act at once."""
+        return self._state.device_life(self._actor, now_ms)
+
+    def revoke_token_with_devices(self, name_or_key: str, profile: str | None) -> tuple[TokenRow, int]:
+        """End a token and suspend all devices that it ever registered; their sessions have ended on return (P7)."""
+        row, suspended = super().revoke_token_with_devices(name_or_key, profile)
+        doorbell.ring(self._state.path, self._reader.head().seq, CONFIRM_TIMEOUT_S)
+        return row, suspended
+
+    def profiles(self) -> list[ProfileRow]:
+        """List all profiles."""
+        return self._reader.profiles()
+
+    def profile(self, name: str) -> ProfileRow:
+        """Give one profile. Raises `NotFound`."""
+        rows = self._reader.profiles(name)
+        if not rows:
+            raise NotFound(f"there is no profile named {name!r}; see: mqttprov profile list")
+        return rows[0]
+
+    def tokens(self, profile: str | None = None) -> list[TokenRow]:
+        """List registration tokens, of all profiles or of one; never their secrets."""
+        return self._reader.tokens(profile)
+
+    def token(self, name_or_key: str, profile: str | None = None) -> TokenRow:
+        """Give one registration token. Raises `NotFound`, and `Conflict` for a name that several profiles use."""
+        return find_token(self._reader.tokens(profile, name_or_key), name_or_key)
+
+    def registered(self, token: TokenRow) -> Iterator[RegisteredRow]:
+        """List the devices that a token ever registered, oldest first."""
+        return self._reader.registered(token.id)
+
+    def devices(
+        self,
+        *,
+        labels: Sequence[str] = (),
+        state: LifecycleState | None = None,
+        owner: str | None = None,
+        profile: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[DeviceRow]:
+        """List devices for which all conditions hold, oldest first.
+
+        `labels` are selectors: `key=value`, `key!=value` (also without the label) and `key` (it exists). A page of
+        `limit` devices begins behind the id `after`. Raises `InvalidName` for what is no selector.
+        """
+        query = DeviceQuery(None, profile, owner, state, parse_selectors(labels), after, limit)
+        return self._reader.find_devices(query)
+
+    def device(self, name: str) -> DeviceRow:
+        """Give one device. Raises `NotFound`."""
+        found = next(self._reader.devices(name), None)
+        if found is None:
+            raise NotFound(f"there is no device named {name!r}; see: mqttprov device list")
+        return found
+
+    def credentials(self, device: DeviceRow) -> list[CredentialRow]:
+        """List all generations of a device's credentials, oldest first; never the credentials."""
+        return self._reader.credentials_of(device.id)
+
+    def operators(self) -> list[tuple[str, OperatorRole, int]]:
+        """List operators: name, role, time of making in ms."""
+        return self._reader.operators()
+
+    def events(self, after_seq: int = 0, limit: int = -1) -> Iterator[ChainedEvent]:
+        """Give audit events behind a place in the chain, in order, at most `limit` of them (-1: all)."""
+        return self._reader.events(after_seq, limit)
+
+    def verify_audit(self) -> ChainHead:
+        """Check the whole audit chain; give its end. Raises `BrokenChain`."""
+        return verify(self._reader.events())
+
+    def import_list(
+        self,
+        path: Path,
+        *,
+        profile: str | None = None,
+        tell_fault: Callable[[LineFault], None],
+        tell_claims: Callable[[Sequence[tuple[str, str]]], None] | None = None,
+        tell_progress: Callable[[ImportCount], None] = lambda _: None,
+        dry_run: bool = False,
+    ) -> ImportCount:
+        """Make manufactured devices from a CSV file; `profile` is for lines that name none (see `import_devices`).
+
+        Raises `InvalidName` for a heading that is not ours, and `OSError`.
+        """
+        # Bytes that are no text become faults of their lines: they are in no name.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            return self.import_devices(
+                read_devices(file, path.parent, profile=profile, now_ms=now_ms()),
+                tell_fault=tell_fault,
+                tell_claims=tell_claims,
+                tell_progress=tell_progress,
+                dry_run=dry_run,
+            )

@@ -1,0 +1,83 @@
+"""The Python interface: what its page shows works, and it does and asks what the commands do."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mqttprov.admin import Admin, ImportCount, InvalidName, LineFault, NotFound, StateError, TokenChange, initialise
+from mqttprov.core.audit import parse_body
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python.md"
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[Admin]:
+    """Give an opened state directory."""
+    assert initialise(tmp_path / "state") is not None
+    with Admin(tmp_path / "state", actor="api:test") as opened:
+        yield opened
+
+
+def test_the_page_does_what_it_says(tmp_path: Path) -> None:
+    """Its example runs as it stands, from an empty directory."""
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    key, device, revoked, audit = done.stdout.splitlines()
+    assert len(key) == 24
+    assert device == "gw-0001 {'type': 'type1', 'site': 'north'}"
+    assert revoked == "lot7 is revoked with 0 devices"
+    assert audit.endswith("audit events, unbroken")
+
+
+def test_who_acts_is_in_the_audit_events(admin: Admin, tmp_path: Path) -> None:
+    """The actor that was given; else the system's account, never what the environment says (P5)."""
+    admin.create_token("default", "line", TokenChange())
+    (*_, last) = admin.events()
+    assert parse_body(last.body)[1].actor == "api:test"
+    with Admin(tmp_path / "state") as other:
+        other.create_token("default", "line2", TokenChange())
+    (*_, last) = admin.events()
+    assert re.fullmatch(r"api:\S+", parse_body(last.body)[1].actor)
+    assert admin.verify_audit().seq == last.seq
+    assert list(admin.events(last.seq - 1, 1)) == [last]
+
+
+def test_asks_for_one_or_for_all(admin: Admin) -> None:
+    """What is not there is an error that says so; what a list gives is typed."""
+    assert [row.profile.name for row in admin.profiles()] == ["default"]
+    assert admin.profile("DEFAULT").tokens == 1
+    token = admin.token("default")
+    assert admin.tokens("default") == [token]
+    assert list(admin.registered(token)) == []
+    device = admin.create_device("default", "gw-1", "ACME", {"a": "1"})
+    assert admin.device("GW-1").id == device.id
+    assert admin.credentials(admin.device("gw-1")) == []
+    assert [row.name for row in admin.devices(labels=["a!=2", "a"], owner="ACME", profile="default", limit=1)] == [
+        "gw-1"
+    ]
+    assert list(admin.devices(after=device.id)) == []
+    assert admin.operators() == []
+    for ask in (lambda: admin.profile("x"), lambda: admin.token("x"), lambda: admin.device("x")):
+        with pytest.raises(NotFound):
+            ask()
+    with pytest.raises(InvalidName):
+        admin.devices(labels=["="])
+
+
+def test_imports_a_list(admin: Admin, tmp_path: Path) -> None:
+    """From a file, with faults told line by line."""
+    (tmp_path / "devices.csv").write_text("name\ngw-1\na/b\n")
+    faults: list[LineFault] = []
+    count = admin.import_list(tmp_path / "devices.csv", profile="default", tell_fault=faults.append)
+    assert (count, [fault.number for fault in faults]) == (ImportCount(1, 0, 1), [3])
+
+
+def test_what_is_no_state_directory_is_refused(tmp_path: Path) -> None:
+    """With what to do about it."""
+    with pytest.raises(StateError, match="mqttprov init"):
+        Admin(tmp_path)
