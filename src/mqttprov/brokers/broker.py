@@ -16,7 +16,15 @@ from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
-from mqttprov.core.permissions import AUDIT_PREFIX, inward, is_own_topic, may_publish, may_subscribe, outward
+from mqttprov.core.permissions import (
+    AUDIT_PREFIX,
+    CHECKPOINT_LEVEL,
+    inward,
+    is_own_topic,
+    may_publish,
+    may_subscribe,
+    outward,
+)
 from mqttprov.core.requests import Granted, Outcome
 from mqttprov.mqtt import (
     EMPTY_PROPERTIES,
@@ -180,12 +188,20 @@ class EmbeddedBroker:
 
     def publish_event(self, event: ChainedEvent) -> None:
         """Publish a committed audit event to the operators who listen (QoS 1)."""
-        topic = AUDIT_PREFIX + event.kind
+        self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
+
+    def publish_checkpoint(self, note: str) -> None:
+        """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
+        self._publish_audit(CHECKPOINT_LEVEL, lambda: note)
+        self.flush()
+
+    def _publish_audit(self, level: str, payload: Callable[[], str]) -> None:
+        topic = AUDIT_PREFIX + level
         receivers = self._tree.match(topic)
         if receivers:
-            payload = f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode()
+            content = payload().encode()
             for receiver, granted in receivers.items():
-                self._deliver(receiver, topic, payload, granted, EMPTY_PROPERTIES)
+                self._deliver(receiver, topic, content, granted, EMPTY_PROPERTIES)
 
     # --- subscriptions ---
 

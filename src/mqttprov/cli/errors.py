@@ -3,6 +3,8 @@
 from enum import IntEnum
 from typing import Final
 
+from mqttprov.core.checkpoint import BadCheckpoint
+from mqttprov.core.export import TornExport
 from mqttprov.core.names import InvalidName
 from mqttprov.responder.administration import NotFound
 from mqttprov.responder.state_directory import StateError
@@ -19,6 +21,7 @@ class Exit(IntEnum):
     DENIED = 4
     CONFLICT = 5
     UNAVAILABLE = 6
+    FOUND = 7
     INTERRUPTED = 130
 
 
@@ -30,6 +33,7 @@ MEANINGS: Final = {
     Exit.DENIED: "the system does not let this user do it",
     Exit.CONFLICT: "it exists already, or a name means several things",
     Exit.UNAVAILABLE: "no state directory (run `mqttprov init`), an unusable database, or no server there",
+    Exit.FOUND: "`audit report` found something",
     Exit.INTERRUPTED: "interrupted",
 }
 
@@ -48,6 +52,8 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (InvalidName, Exit.USAGE),
     (StateError, Exit.UNAVAILABLE),
     (StoreUnavailable, Exit.UNAVAILABLE),
+    (BadCheckpoint, Exit.FAILED),
+    (TornExport, Exit.FAILED),
     (PermissionError, Exit.DENIED),
     (OSError, Exit.FAILED),
 )

@@ -137,6 +137,11 @@ class Responder:
             _log.error("audit events wait to be published: %s", error)
             return False
 
+    @property
+    def published_seq(self) -> int:
+        """How far the audit events are published."""
+        return self._outbox.seq if self._outbox else 0
+
     def certificates(self) -> list[str]:
         """Give the PEM certificates with which devices may log in."""
         return self._reader.certificates()
