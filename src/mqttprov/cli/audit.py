@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mqttprov.cli import audit_proof
+from mqttprov.cli import audit_answers, audit_proof
 from mqttprov.cli.output import cell, emit, emit_json, emit_json_rows, iso_time, record
 from mqttprov.cli.state import JsonOption, StateOption, reading
 from mqttprov.core.audit import ChainedEvent, parse_body
@@ -18,6 +18,8 @@ app.command("export")(audit_proof.export)
 app.command("verify")(audit_proof.verify_)
 app.command("checkpoint")(audit_proof.checkpoint)
 app.command("key")(audit_proof.key)
+app.command("explain")(audit_answers.explain)
+app.command("report")(audit_answers.report)
 
 _POLL_S: Final = 0.2
 _SHOWN_FIRST: Final = ("seq", "at", "kind", "hash")

@@ -31,6 +31,7 @@ class EventKind(StrEnum):
     REFUSED = "refused"
     LIMITED = "limited"
     ACTIVATED = "activated"
+    LOGIN_REFUSED = "login-refused"
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):

@@ -109,11 +109,11 @@ def decide(request: ProvisionRequest, facts: Facts, context: Context) -> Decisio
         assert token is not None  # noqa: S101 - _check_token refuses an unknown key
         return _provision(_Case(request, token, facts, context))
     except _Refusal as refusal:
-        return _refuse(request, token, refusal.reason, refusal.why, context)
+        return _refuse(request, token, refusal.reason, refusal.why, facts, context)
     except names.InvalidName as error:
-        return _refuse(request, token, Reason.BAD_NAME, str(error), context)
+        return _refuse(request, token, Reason.BAD_NAME, str(error), facts, context)
     except CredentialsRefused as error:
-        return _refuse(request, token, error.reason, str(error), context)
+        return _refuse(request, token, error.reason, str(error), facts, context)
 
 
 def decide_malformed(request: Malformed, context: Context) -> Decision:
@@ -298,10 +298,15 @@ def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profil
             pass
 
 
-def _refuse(request: ProvisionRequest, token: Token | None, reason: Reason, why: str, context: Context) -> Decision:
+def _refuse(
+    request: ProvisionRequest, token: Token | None, reason: Reason, why: str, facts: Facts, context: Context
+) -> Decision:
     # An unknown key may be a secret in the wrong field: only its hash is recorded (P6).
     unproven = reason in {Reason.UNKNOWN_KEY, Reason.WRONG_SECRET}
     named = request.device_name.strip() if request.device_name and not unproven else None
+    # Who knows the secret and asks as a device that we know is a part of that device's story.
+    fold = None if unproven else lookup_fold(request, context.keys, context.entropy)
+    known = facts.devices.get(fold) if fold is not None else None
     event = Event(
         EventKind.REFUSED,
         context.now_ms,
@@ -309,6 +314,7 @@ def _refuse(request: ProvisionRequest, token: Token | None, reason: Reason, why:
         source=context.source,
         ref=context.ref,
         device=named[:MAX_NAME_CHARS] if named and reason is not Reason.BAD_NAME else None,
+        device_id=known.device.id if known else None,
         profile=token.profile.name if token else None,
         token=token.name if token else None,
         key=token.key if token else context.keys.mac("unknown-key", request.key)[:16],
