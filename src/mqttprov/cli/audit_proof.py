@@ -53,11 +53,11 @@ def export(
             return
         with _new_file(output) as write:
             count = _write(lines, write)
-    say(f"Wrote {count} events into {output}.")
+    say(f"Wrote {count} lines into {output}.")
 
 
 def _write(lines: Iterable[str], write: Callable[[str], object]) -> int:
-    """Write lines some hundreds at a time; give how many events they were."""
+    """Write lines some hundreds at a time; give how many they were."""
     count, waiting = 0, []
     for line in lines:
         waiting.append(escaped(line) + "\n")
