@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sqlite3
 import sys
 
@@ -10,8 +11,10 @@ from tests.brokers.harness import Client, Running
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.core.audit import ChainedEvent, verify
+from mqttprov.core.checkpoint import open_note, read_checkpoints
 from mqttprov.core.model import OperatorRole, Profile
 from mqttprov.mqtt import ReasonCode
+from mqttprov.pki.note_key import verify_signature
 
 OTHER_PROCESS = """
 import os, pathlib, sys, time
@@ -155,3 +158,31 @@ async def test_refused_attempts_are_told_in_one_event(broker: Running) -> None:
             break
     assert (event["source"], event["count"] > 10) == (source, True)
     assert (await broker.provision("gw-1", source="127.0.0.78"))["status"] == "SUCCESS"
+
+
+async def test_checkpoints_are_signed_written_and_published(broker: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running broker signs what happened when it is time, for operators to keep; also what came last (P5)."""
+    monkeypatch.setattr("mqttprov.responder.checkpoints.EVERY_S", 0.0)
+    operator = await broker.operator()
+    await operator.subscribe("provision/audit/checkpoint")
+    await broker.provision("gw-1")
+    note = (await operator.message()).payload.decode()
+    monkeypatch.setattr("mqttprov.responder.checkpoints.EVERY_S", 1e9)
+    await broker.provision("gw-2")
+    signer = broker.state.audit_signer(os.urandom)
+    path = broker.state.checkpoints_path
+    open_note(note, signer.verifier_key, verify_signature)
+    assert note in path.read_text()
+    await broker.stop()
+    marks, torn = read_checkpoints(path.read_text().splitlines(keepends=True), signer.verifier_key, verify_signature)
+    await broker.start()
+    reader = broker.state.store.reader()
+    assert (max(marks), torn) == (reader.head().seq, False)
+    verify(reader.events(), checkpoints=marks)
+    reader.close()
+
+
+async def test_a_device_gets_no_checkpoints(broker: Running) -> None:
+    """What lies below provision/audit/ is for operators."""
+    device = await broker.device("gw-1")
+    assert await device.subscribe("provision/audit/checkpoint") == (ReasonCode.NOT_AUTHORIZED,)

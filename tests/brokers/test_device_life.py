@@ -171,7 +171,7 @@ async def test_decommissioning_asks_a_connected_gateway_to_wipe_first(broker: Ru
     assert done.wiped is not None
     assert (done.wiped.done, done.device.state, sessions(broker)) == (True, "decommissioned", 0)
     await gateway.wait_closed()
-    assert kinds(broker, done.device.id)[-2:] == ["decommissioned", "wiped"]
+    assert kinds(broker, done.device.id)[-3:] == ["decommissioned", "refused", "wiped"]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,12 @@ class TestOperatorsAndAudit:
     def test_verify_says_how_many_and_the_last_hash(self, cli: Cli) -> None:
         """The head is what the last event carries (P5)."""
         last = cli("audit", "tail", "-n", "1", "--json").data[0]
-        assert cli("audit", "verify", "--json").data == {"verified": True, "events": 3, "head": last["hash"]}
+        assert cli("audit", "verify", "--json").data == {
+            "verified": True,
+            "events": 3,
+            "head": last["hash"],
+            "checkpoints": 0,
+        }
         assert last["hash"] in cli("audit", "verify").out
 
     @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_a_bad_job_never_fails_its_batch(desk: Desk, caplog: pytest.LogCaptureFi
     told = answers.deliver(desk.processor(sign=broken_sign).process(jobs))
     assert [isinstance(t, Granted) for t in told] == [True, False, True]
     assert (told[1].reason, told[1].retry_after_s) == (Reason.INTERNAL, 5)
-    assert [row.name for row in desk.reader.devices()] == ["gw-1", "gw-3"]
+    assert {row.name for row in desk.reader.devices()} == {"gw-1", "gw-3"}  # of one millisecond: in no order
     assert desk.reader.tokens()[0].used == 2
     assert "the authority broke" in caplog.text
 

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from tests.responder.desk import Counter, Desk
 
+from mqttprov.core.audit import parse_body
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import OperatorRole
 from mqttprov.core.requests import Reason, Refused
@@ -134,18 +135,35 @@ class TestLogins:
             ("anna", "guess", LoginRefusal.WRONG_PASSWORD),
         ],
     )
-    def test_what_opens_nothing_is_refused_without_a_trace(
+    def test_what_opens_nothing_is_refused_and_counted(
         self, desk: Desk, username: str | None, password: str | None, refusal: LoginRefusal
     ) -> None:
-        """Anonymous, unknown and wrong logins write nothing (P7)."""
+        """Anonymous, unknown and wrong logins change nothing; all of a source are one event (P5, P7, P9)."""
         desk.administration.create_operator("anna", OperatorRole.OBSERVER)
         counter = Counter(desk)
         seq = desk.reader.head().seq
-        answers = log_in(counter, username, password)
+        first, second = log_in(counter, username, password), log_in(counter, username, password)
         counter.settle()
-        assert [(login.principal, login.refusal) for login in answers] == [(None, refusal)]
-        assert desk.kinds_after(seq) == []
+        counter.responder.finish()
+        assert {(login.principal, login.refusal) for login in first + second} == {(None, refusal)}
+        assert desk.kinds_after(seq) == ["login-refused"]
+        _, event = parse_body(desk.events()[-1].body)
+        assert (event.source, event.count, event.reason) == ("10.0.0.1", 2, refusal)
         counter.responder.release()
+
+    def test_refused_logins_of_very_many_sources_are_bounded(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sources beyond the bound are told together, so that nobody fills the disk and none goes uncounted (P9)."""
+        monkeypatch.setattr("mqttprov.responder.service.MAX_LIMITED_SOURCES", 3)
+        counter = Counter(desk)
+        for i in range(10):
+            counter.responder.login(LoginAttempt(""), f"10.0.0.{i}", lambda _: None)
+        counter.responder.login(LoginAttempt(""), "2001:db8::1", lambda _: None)
+        desk.now_s += 10
+        counter.responder.tick()
+        counter.settle()
+        counter.responder.release()
+        events = [parse_body(e.body)[1] for e in desk.events() if e.kind == "login-refused"]
+        assert [(e.source, e.count) for e in events] == [("10.0.0.0", 1), ("10.0.0.1", 1), ("10.0.0.2", 1), (None, 8)]
 
     def test_an_operator_logs_in_with_the_password_that_was_made(self, desk: Desk) -> None:
         """An operator's login works beside a running broker as soon as it is made."""

@@ -21,6 +21,7 @@ from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import (
     AUDIT_PREFIX,
+    CHECKPOINT_LEVEL,
     inward,
     is_own_topic,
     may_publish,
@@ -211,12 +212,20 @@ class EmbeddedBroker:
             self.farewells.begin(event, self._by_principal.get(event.device_id or "", ()))
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(event)
-        topic = AUDIT_PREFIX + event.kind
+        self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
+
+    def publish_checkpoint(self, note: str) -> None:
+        """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
+        self._publish_audit(CHECKPOINT_LEVEL, lambda: note)
+        self.flush()
+
+    def _publish_audit(self, level: str, payload: Callable[[], str]) -> None:
+        topic = AUDIT_PREFIX + level
         receivers = self._tree.match(topic)
         if receivers:
-            payload = f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode()
+            content = payload().encode()
             for receiver, granted in receivers.items():
-                self._deliver(receiver, topic, payload, granted, EMPTY_PROPERTIES)
+                self._deliver(receiver, topic, content, granted, EMPTY_PROPERTIES)
 
     def _ask_to_rotate(self, event: ChainedEvent) -> None:
         """Let a gateway give up its credentials, so that it asks for new ones; until those log in the old ones work."""

@@ -24,6 +24,7 @@ from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
 from mqttprov.mqtt import ReasonCode
+from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
 
@@ -59,8 +60,10 @@ class EmbeddedServer:
         self._stopping = False
 
     async def start(self) -> list[str]:
-        """Open the listeners and give their URLs. Raises `BrokerError`."""
+        """Open the listeners and give their URLs. Raises `BrokerError` and `StateError`."""
         loop = asyncio.get_running_loop()
+        signer = self._state.audit_signer(os.urandom)
+        checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)
         self._responder = Responder(
             self._state.store,
             self._state.keys,
@@ -72,7 +75,7 @@ class EmbeddedServer:
         )
         self._bell: Bell | None = None
         try:
-            urls = await self._open(loop)
+            urls = await self._open(loop, checkpoints)
         except BrokerError:
             await self._close_listeners()
             await self._close_bell()
@@ -83,7 +86,7 @@ class EmbeddedServer:
         self._turn()
         return urls
 
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> list[str]:
+    async def _open(self, loop: asyncio.AbstractEventLoop, checkpoints: CheckpointWriter) -> list[str]:
         context = self._tls_context() if self._tls_port is not None else None
         self.broker = EmbeddedBroker(
             self._responder,
@@ -93,6 +96,13 @@ class EmbeddedServer:
             trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
         )
         self._responder.open_outbox(self.broker.publish_event)
+        self._checkpoints = PeriodicCheckpoints(
+            checkpoints,
+            self.broker.publish_checkpoint,
+            now_s=time.monotonic,
+            run_aside=lambda function: loop.run_in_executor(None, function),
+            call_soon=loop.call_soon_threadsafe,
+        )
         try:
             self._bell = Bell(self._state.path)  # before the first client, so that a command finds every session
             await self._bell.open(self._act)
@@ -149,6 +159,7 @@ class EmbeddedServer:
     def _tick(self) -> None:
         """Publish audit events, of this process and of others."""
         more = self._responder.tick()
+        self._checkpoints.tick(self._responder.published_seq)
         self.broker.flush()
         delay = 0.0 if more else OUTBOX_INTERVAL_S
         self._repeat(0, delay, self._tick)
@@ -174,7 +185,7 @@ class EmbeddedServer:
             self._ticks[place : place + 1] = [handle]
 
     async def stop(self) -> None:
-        """Take no more connections, answer every accepted request, publish the last events, say goodbye."""
+        """Take no more connections, answer every accepted request, publish and sign the last events, say goodbye."""
         self._stopping = True
         for handle in self._ticks:
             handle.cancel()
@@ -185,6 +196,9 @@ class EmbeddedServer:
             _log.error("some requests could not be committed within %d s", DRAIN_TIMEOUT_S)
         await asyncio.sleep(0)  # the last answers are delivered before this goes on
         self._responder.finish()
+        note = await loop.run_in_executor(None, self._checkpoints.write_now)
+        if note is not None:
+            self.broker.publish_checkpoint(note)
         self.broker.flush()
         self.broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
         with contextlib.suppress(TimeoutError):

@@ -6,13 +6,20 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mqttprov.cli.errors import Exit
-from mqttprov.cli.output import cell, emit, emit_fields, emit_json, emit_json_rows, iso_time, record
+from mqttprov.cli import audit_answers, audit_proof
+from mqttprov.cli.output import cell, emit, emit_json, emit_json_rows, iso_time, record
 from mqttprov.cli.state import JsonOption, StateOption, reading
-from mqttprov.core.audit import BrokenChain, ChainedEvent, parse_body, verify
+from mqttprov.core.audit import ChainedEvent, parse_body
 from mqttprov.store.protocol import Reader
 
 app = typer.Typer(help="Audit events: what happened, and whether the record of it is whole.")
+
+app.command("export")(audit_proof.export)
+app.command("verify")(audit_proof.verify_)
+app.command("checkpoint")(audit_proof.checkpoint)
+app.command("key")(audit_proof.key)
+app.command("explain")(audit_answers.explain)
+app.command("report")(audit_answers.report)
 
 _POLL_S: Final = 0.2
 _SHOWN_FIRST: Final = ("seq", "at", "kind", "hash")
@@ -63,21 +70,3 @@ def tail(
                 emit_json(fields)
             else:
                 emit(_line(fields))
-
-
-@app.command("verify")
-def verify_(state: StateOption = None, json: JsonOption = False) -> None:
-    """Check that no audit event was changed, removed, inserted or moved; says how many there are and the last hash.
-
-    Keep number and hash elsewhere: only against them a cut-off end shows.
-    """
-    with reading(state) as reader:
-        try:
-            head = verify(reader.events())
-        except BrokenChain as error:
-            if not json:
-                raise
-            emit_json({"verified": False, "firstBad": error.seq, "why": str(error)})
-            raise typer.Exit(Exit.FAILED) from error
-    fields = {"verified": True, "events": head.seq, "head": head.hash}
-    (emit_json if json else emit_fields)(fields)

@@ -3,6 +3,8 @@
 from enum import IntEnum
 from typing import Final
 
+from mqttprov.core.checkpoint import BadCheckpoint
+from mqttprov.core.export import TornExport
 from mqttprov.core.names import InvalidName
 from mqttprov.responder.acting import PartlyMade
 from mqttprov.responder.administration import NotFound
@@ -21,6 +23,7 @@ class Exit(IntEnum):
     DENIED = 4
     CONFLICT = 5
     UNAVAILABLE = 6
+    FOUND = 7
     INTERRUPTED = 130
 
 
@@ -32,6 +35,7 @@ MEANINGS: Final = {
     Exit.DENIED: "the system does not let this user do it",
     Exit.CONFLICT: "it exists already, a name means several things, or the device's state does not allow it",
     Exit.UNAVAILABLE: "no state directory (run `mqttprov init`), an unusable database, no server, or a silent one",
+    Exit.FOUND: "`audit report` found something",
     Exit.INTERRUPTED: "interrupted",
 }
 
@@ -52,6 +56,8 @@ _BY_TYPE: Final[tuple[tuple[type[Exception], Exit], ...]] = (
     (StateError, Exit.UNAVAILABLE),
     (StoreUnavailable, Exit.UNAVAILABLE),
     (BrokerSilent, Exit.UNAVAILABLE),
+    (BadCheckpoint, Exit.FAILED),
+    (TornExport, Exit.FAILED),
     (PermissionError, Exit.DENIED),
     (OSError, Exit.FAILED),
 )

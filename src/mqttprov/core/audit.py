@@ -6,7 +6,7 @@ No secret may enter an event (P6): there is no field for one.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     REFUSED = "refused"
     LIMITED = "limited"
     ACTIVATED = "activated"
+    LOGIN_REFUSED = "login-refused"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     DECOMMISSIONED = "decommissioned"
@@ -77,7 +78,7 @@ class ChainedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it is stored: its place (`seq`, from 1 without gaps), its exact body and its hash (hex)."""
 
     seq: int
-    kind: EventKind
+    kind: str  # an `EventKind`, unless the chain was changed or is of a newer release
     at_ms: int
     body: str
     hash: str
@@ -97,12 +98,16 @@ class BrokenChain(ValueError):  # noqa: N818 - it names what is wrong, like the 
         self.seq = seq
 
 
+class CutTail(BrokenChain):
+    """Events that a checkpoint vouches for are missing at the end."""
+
+
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def _link(previous_hash: str, body: str) -> str:
-    return hashlib.sha256(previous_hash.encode("ascii") + body.encode()).hexdigest()
+    return hashlib.sha256((previous_hash + body).encode()).hexdigest()
 
 
 class ChainHead(msgspec.Struct, frozen=True, gc=False):
@@ -129,25 +134,79 @@ def parse_body(body: str) -> tuple[int, Event]:
     return parsed.seq, parsed.event
 
 
-def verify(events: Iterable[ChainedEvent], *, after: ChainHead | None = None) -> ChainHead:
+class Columns(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What is stored beside an event's body, as the body itself has it. Kinds that are newer than we are pass."""
+
+    kind: str
+    at_ms: int
+    device_id: str | None = None
+
+
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    event: Columns
+
+
+_decode_place = msgspec.json.Decoder(_Place).decode
+
+
+def parse_columns(body: str) -> Columns:
+    """Give kind, time and device of a stored body. Raises `ValueError` when it is not one."""
+    return _parse_place(body).event
+
+
+def _parse_place(body: str) -> _Place:
+    try:
+        return _decode_place(body)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not an audit event: {error}") from error
+
+
+def verify(
+    events: Iterable[ChainedEvent], *, after: ChainHead | None = None, checkpoints: Mapping[int, str] | None = None
+) -> ChainHead:
     """Check that the events follow `after` without a gap and unchanged; give the head that they lead to.
 
-    Finds every changed, removed, inserted and reordered event. A cut tail shows only against a head that was written
-    down elsewhere (security.md section 6). Raises `BrokenChain`.
+    Finds every changed, removed, inserted and reordered event. A cut tail, and a chain that was written anew from some
+    place on, show only against `checkpoints` that were written down elsewhere: hash by number of events (security.md
+    section 6). Holds one event at a time. Raises `BrokenChain`.
     """
-    head = after or ChainHead()
+    start = after or ChainHead()
+    marks = checkpoints or {}
+    seq, digest, confirmed = start.seq, start.hash, start.seq
     for stored in events:
-        expected = head.seq + 1
-        if stored.seq != expected:
-            raise BrokenChain(expected, f"it is missing; the next one stored is {stored.seq}")
-        if _link(head.hash, stored.body) != stored.hash:
-            raise BrokenChain(stored.seq, "its content or one before it was changed: the hash does not fit")
-        try:
-            seq, event = parse_body(stored.body)
-        except ValueError as error:
-            raise BrokenChain(stored.seq, str(error)) from error
-        columns = (stored.seq, stored.kind, stored.at_ms, stored.device_id)
-        if (seq, event.kind, event.at_ms, event.device_id) != columns:
-            raise BrokenChain(stored.seq, "its columns differ from its body")
-        head = ChainHead(stored.seq, stored.hash)
-    return head
+        if stored.seq != seq + 1:
+            wrong = "it is missing" if stored.seq > seq else "it is out of place"
+            raise BrokenChain(seq + 1, f"{wrong}; the next one stored is {stored.seq}")
+        seq += 1
+        digest = _link(digest, stored.body)
+        if digest != stored.hash:
+            raise BrokenChain(seq, "its content or one before it was changed: the hash does not fit")
+        _check_columns(stored)
+        if seq in marks:
+            if marks[seq] != digest:
+                raise BrokenChain(
+                    seq,
+                    f"it is not what its checkpoint says; events {confirmed + 1} to {seq} were written anew, "
+                    "at least in part",
+                )
+            confirmed = seq
+    cut = max(marks, default=0)
+    if cut > seq:
+        raise CutTail(seq + 1, f"it is missing, and so is all behind it: a checkpoint says {cut} events")
+    return ChainHead(seq, digest)
+
+
+def _check_columns(stored: ChainedEvent) -> None:
+    try:
+        place = _parse_place(stored.body)
+    except ValueError as error:
+        raise BrokenChain(stored.seq, str(error)) from error
+    event = place.event
+    if (place.seq, event.kind, event.at_ms, event.device_id) != (
+        stored.seq,
+        stored.kind,
+        stored.at_ms,
+        stored.device_id,
+    ):
+        raise BrokenChain(stored.seq, "its columns differ from its body")

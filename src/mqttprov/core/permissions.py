@@ -11,6 +11,7 @@ from mqttprov.core.login import Principal, Role
 REQUEST_TOPIC: Final = "/provision/request"
 RESPONSE_TOPIC: Final = "/provision/response"
 AUDIT_PREFIX: Final = "provision/audit/"
+CHECKPOINT_LEVEL: Final = "checkpoint"  # behind that prefix, beside the kinds of events
 
 _ME: Final = "v1/devices/me/"
 _GATEWAY: Final = "v1/gateway/"

@@ -359,6 +359,8 @@ def _refuse(
         pass_for_unproven(asked.standing, request, asked.fold, context.keys)
     unproven = reason in {Reason.UNKNOWN_KEY, Reason.WRONG_SECRET}
     named = request.device_name.strip() if request.device_name and not unproven else None
+    # Who knows the secret and asks as a device that we know is a part of that device's story.
+    known = None if unproven else asked.known
     event = Event(
         EventKind.REFUSED,
         context.now_ms,
@@ -366,6 +368,7 @@ def _refuse(
         source=context.source,
         ref=context.ref,
         device=named[:MAX_NAME_CHARS] if named and reason is not Reason.BAD_NAME else None,
+        device_id=known.device.id if known else None,
         profile=token.profile.name if token else None,
         token=token.name if token else None,
         key=token.key if token else hidden_key,

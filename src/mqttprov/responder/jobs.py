@@ -60,10 +60,15 @@ class ActivationJob(msgspec.Struct):
 
 
 class LimitedJob(msgspec.Struct):
-    """So many requests from a source were turned away by the limiter: one event for all of them."""
+    """So many attempts from a source were turned away: by the limiter, or as logins. One event for all of them.
 
-    source: str
+    Without a source it stands for all sources beyond those that are told apart.
+    """
+
+    source: str | None
     count: int
+    kind: EventKind = EventKind.LIMITED
+    reason: str = Reason.LIMITED
 
 
 class PublishedJob(msgspec.Struct):
@@ -189,9 +194,8 @@ class BatchProcessor:
                         deliveries.append((job.done, activation.ok))
                     case LimitedJob():
                         events.append(
-                            Event(EventKind.LIMITED, now_ms, "device", source=job.source, count=job.count,
-                                  reason=Reason.LIMITED)
-                        )  # fmt: skip
+                            Event(job.kind, now_ms, "device", source=job.source, count=job.count, reason=job.reason)
+                        )
                     case RecordJob():
                         events.append(job.event)
                         deliveries.append((job.done, None))

@@ -23,7 +23,7 @@ from mqttprov.responder.jobs import (
     PublishedJob,
     RecordJob,
 )
-from mqttprov.responder.limiter import Limiter
+from mqttprov.responder.limiter import Limiter, source_group
 from mqttprov.responder.outbox import Outbox
 from mqttprov.responder.pipeline import Pipeline
 from mqttprov.store.protocol import Store, StoreUnavailable
@@ -32,7 +32,9 @@ from mqttprov.wire import thingsboard
 MAX_LIMITED_SOURCES: Final = 1000
 RETRY_AFTER_OVERLOAD_S: Final = 2
 MAX_REVOKED: Final = 10_000  # devices that are remembered as revoked while older logins may be under way
-LIMITED_EVENT_INTERVAL_S: Final = 10.0  # what the limiter turned away is told in one event for this long
+LIMITED_EVENT_INTERVAL_S: Final = 10.0  # what a source was turned away with is told in one event for this long
+# Refused logins that are told; when the store is not available there is nowhere to tell.
+_TOLD_LOGINS: Final = frozenset(LoginRefusal) - {LoginRefusal.UNAVAILABLE}
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class Responder:
         self._call_soon = call_soon
         self._reader = store.reader()
         self._limiter = Limiter()
-        self._limited: dict[str, int] = {}
+        self._turned_away: dict[tuple[EventKind, str | None, str], int] = {}
         self._flush_limited_s = now_s() + LIMITED_EVENT_INTERVAL_S
         self._processor = BatchProcessor(store, keys, now_ms=now_ms, entropy=entropy, sign=sign)
         self._pipeline = Pipeline(self._processor, self._hand_over)
@@ -85,6 +87,9 @@ class Responder:
     def finish(self) -> None:
         """Publish the last audit events and record it, after the writer's end."""
         outbox = self._outbox
+        last = self._take_turned_away()
+        if last:
+            self._processor.process(last)
         if outbox is not None:
             try:
                 while outbox.poll():
@@ -125,16 +130,27 @@ class Responder:
         return thingsboard.encode(outcome, encoding, server_time_ms=self._now_ms())
 
     def _turn_away(self, source: str, wait_s: float, done: Callable[[Outcome], None]) -> None:
-        if source in self._limited or len(self._limited) < MAX_LIMITED_SOURCES:
-            self._limited[source] = self._limited.get(source, 0) + 1
+        self._count(EventKind.LIMITED, source, Reason.LIMITED)
         done(refused(Reason.LIMITED, "too many refused attempts", retry_after_s=int(wait_s) + 1))
 
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
         """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
         if not attempt.username and not attempt.certificate:
-            done(Login(refusal=LoginRefusal.ANONYMOUS))
+            self._tell_login(Login(refusal=LoginRefusal.ANONYMOUS), source, done)
         elif not self._pipeline.submit(LoginJob(attempt, source, self._unless_revoked(attempt, source, done))):
             done(Login(refusal=LoginRefusal.UNAVAILABLE))
+
+    def _tell_login(self, login: Login, source: str, done: Callable[[Login], None]) -> None:
+        if login.refusal in _TOLD_LOGINS:
+            self._count(EventKind.LOGIN_REFUSED, source, login.refusal)
+        done(login)
+
+    def _count(self, kind: EventKind, source: str, reason: str) -> None:
+        """Count what is told in one event for all of it; sources beyond the bound are told together (P9)."""
+        place: tuple[EventKind, str | None, str] = (kind, source_group(source), reason)
+        if place not in self._turned_away and len(self._turned_away) >= MAX_LIMITED_SOURCES:
+            place = (kind, None, reason)
+        self._turned_away[place] = self._turned_away.get(place, 0) + 1
 
     def _unless_revoked(
         self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]
@@ -151,7 +167,7 @@ class Responder:
                 if forgotten or self._revoked.get(login.principal.device_id, 0) > mark:
                     self.login(attempt, source, done)
                     return
-            done(login)
+            self._tell_login(login, source, done)
 
         return decided
 
@@ -200,7 +216,7 @@ class Responder:
         self._outbox = Outbox(self._reader, take, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])
 
     def tick(self) -> bool:
-        """Publish new audit events and record what the limiter did; tell whether there is more to do at once."""
+        """Publish new audit events and record what was turned away; tell whether there is more to do at once."""
         if self._now_s() >= self._flush_limited_s:
             self._flush_limited()
         try:
@@ -217,15 +233,23 @@ class Responder:
             if self._outbox.seq == before:
                 raise StoreUnavailable(f"the audit event {seq} is not there")
 
+    @property
+    def published_seq(self) -> int:
+        """How far the audit events are published."""
+        return self._outbox.seq if self._outbox else 0
+
     def certificates(self) -> list[str]:
         """Give the PEM certificates with which devices may log in."""
         return self._reader.certificates()
 
     def _flush_limited(self) -> None:
         self._flush_limited_s = self._now_s() + LIMITED_EVENT_INTERVAL_S
-        limited, self._limited = self._limited, {}
-        for source, count in limited.items():
-            self._pipeline.submit(LimitedJob(source, count))
+        for job in self._take_turned_away():
+            self._pipeline.submit(job)
+
+    def _take_turned_away(self) -> list[LimitedJob]:
+        counted, self._turned_away = self._turned_away, {}
+        return [LimitedJob(source, count, kind, reason) for (kind, source, reason), count in counted.items()]
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         def deliver() -> None:

@@ -1,7 +1,8 @@
 """The state directory: database, master keys, our certificate authority and settings, and who may read them.
 
 Layout: `mqttprov.toml` (commented), `mqttprov.db`, `keys/pepper`, `keys/issuing-key`, `keys/authority-key.pem`,
-`authority.pem` (public: devices verify the broker with it). Directories are 0700, files 0600. Keys lie outside the
+`authority.pem` (public: devices verify the broker with it), `keys/audit-key`, `audit-key.pub` (public: verifies the
+`checkpoints`, which are also here). Directories are 0700, files 0600. Keys lie outside the
 database, so that a copy of the database alone verifies nothing (P6).
 """
 
@@ -27,6 +28,7 @@ from mqttprov.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from mqttprov.pki.authority import Authority
+    from mqttprov.pki.note_key import NoteSigner
 
 DEFAULT_TOML: Final = """\
 # Settings of mqttprov. Options of the command line win over them; unknown names are errors.
@@ -42,6 +44,9 @@ DEFAULT_TOML: Final = """\
 """
 
 
+CHECKPOINTS: Final = "checkpoints"
+AUDIT_KEY: Final = "keys/audit-key"
+AUDIT_PUBLIC_KEY: Final = "audit-key.pub"
 _KEY_FILES: Final = ("keys/pepper", "keys/issuing-key", "keys/authority-key.pem", "authority.pem")
 
 
@@ -103,6 +108,23 @@ class StateDirectory:
             return Authority.from_pem(certificate, private_key)
         except ValueError as error:
             raise StateError(f"{self.path / 'authority.pem'}: {error}; restore both files from a backup") from error
+
+    def audit_signer(self, entropy: Callable[[int], bytes]) -> "NoteSigner":
+        """Give the key that signs checkpoints; a state directory of before there was one gets it now.
+
+        Raises `StateError`, also when the key is lost: another one must not take its place without a word.
+        """
+        try:
+            with _one_at_a_time(self.path):
+                _make_audit_key(self.path, entropy)
+        except OSError as error:
+            raise StateError(f"the key of the audit cannot be made in {self.path}: {error}") from error
+        return _audit_signer(self.path)
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where checkpoints are written."""
+        return self.path / CHECKPOINTS
 
     def administration(self, actor: str, now_ms: Callable[[], int], entropy: Callable[[int], bytes]) -> Administration:
         """Give the operator actions on this state."""
@@ -166,7 +188,22 @@ def _make_files(path: Path, now_ms: Callable[[], int], entropy: Callable[[int], 
         (path / "keys" / "authority-key.pem").unlink(missing_ok=True)
         _write_once(path / "keys" / "authority-key.pem", authority.private_key_pem().encode())
         _write_once(path / "authority.pem", authority.certificate_pem.encode())
+    _make_audit_key(path, entropy)
     SqliteStore(database, create=True).close()
+
+
+def _make_audit_key(path: Path, entropy: Callable[[int], bytes]) -> None:
+    public = path / AUDIT_PUBLIC_KEY
+    if public.exists():
+        return
+    _write_once(path / AUDIT_KEY, entropy(MASTER_KEY_BYTES).hex().encode() + b"\n")
+    _write_once(public, f"{_audit_signer(path).verifier_key}\n".encode())  # last: it tells that there is a key
+
+
+def _audit_signer(path: Path) -> "NoteSigner":
+    from mqttprov.pki.note_key import NoteSigner  # noqa: PLC0415 - as in `StateDirectory.authority`
+
+    return NoteSigner(_read_master_key(path / AUDIT_KEY))
 
 
 def _write_once(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ through `WriteTransaction`, whose effects and audit events become durable togeth
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -103,6 +103,65 @@ class CredentialRow(msgspec.Struct, frozen=True):
     first_login_ms: int | None
 
 
+_R = TypeVar("_R")
+
+
+class Listed(msgspec.Struct, Generic[_R], frozen=True):
+    """The first rows of an answer, and how many it has in all."""
+
+    count: int
+    rows: list[_R]
+
+
+class SharedKeyRow(msgspec.Struct, frozen=True):
+    """A public key (SHA-256, hex) that credentials of several devices hold or held."""
+
+    public_key: str
+    devices: list[str]
+
+
+class ProvisioningSourceRow(msgspec.Struct, frozen=True):
+    """From where a device was provisioned, once."""
+
+    device_id: str
+    device: str
+    source: str | None
+
+
+class FailedAttemptsRow(msgspec.Struct, frozen=True):
+    """What a source was refused."""
+
+    source: str | None
+    attempts: int
+    reasons: list[str]
+    last_ms: int
+
+
+class ReusedNameRow(msgspec.Struct, frozen=True):
+    """How often a device was given the next generation, and how often the same answer again."""
+
+    device: str
+    reprovisioned: int
+    repeated: int
+    last_ms: int
+
+
+class WaitingDeviceRow(msgspec.Struct, frozen=True):
+    """A device in a state, and since when."""
+
+    device: str
+    profile: str
+    since_ms: int
+
+
+class UnownedDeviceRow(msgspec.Struct, frozen=True):
+    """A device without owner."""
+
+    device: str
+    profile: str
+    state: str
+
+
 class NewToken(msgspec.Struct, frozen=True):
     """A registration token to be stored."""
 
@@ -155,6 +214,30 @@ class Reader(Protocol):
 
     def events(self, after_seq: int = 0, limit: int = -1) -> Iterator[ChainedEvent]:
         """Give audit events behind `after_seq` in order, at most `limit` of them (-1: all)."""
+
+    def events_of_device(self, device_id: str) -> Iterator[ChainedEvent]:
+        """Give the audit events about a device, oldest first."""
+
+    def events_with(self, field: str, value: str, limit: int) -> list[ChainedEvent]:
+        """Look through all audit events for those whose field has this value, newest first."""
+
+    def shared_keys(self, limit: int) -> Listed[SharedKeyRow]:
+        """List public keys under several devices, ended generations included."""
+
+    def provisioning_sources(self) -> Iterator[ProvisioningSourceRow]:
+        """Give the sources of devices that were provisioned three times or more, by device and in order."""
+
+    def failed_attempts(self, since_ms: int, limit: int) -> Listed[FailedAttemptsRow]:
+        """List sources with what they were refused since then, the busiest first."""
+
+    def reused_names(self, limit: int) -> Listed[ReusedNameRow]:
+        """List devices that were provisioned more than once, the busiest first."""
+
+    def devices_without_owner(self, limit: int) -> Listed[UnownedDeviceRow]:
+        """List devices without owner that are not decommissioned."""
+
+    def devices_waiting(self, state: str, until_ms: int, limit: int) -> Listed[WaitingDeviceRow]:
+        """List devices that have been in this state since before `until_ms`, the longest first."""
 
     def head(self) -> ChainHead:
         """Give the end of the audit chain."""

@@ -30,10 +30,17 @@ from mqttprov.store.protocol import (
     CredentialRow,
     DeviceQuery,
     DeviceRow,
+    FailedAttemptsRow,
+    Listed,
     ProfileRow,
+    ProvisioningSourceRow,
     RegisteredRow,
+    ReusedNameRow,
+    SharedKeyRow,
     StoreUnavailable,
     TokenRow,
+    UnownedDeviceRow,
+    WaitingDeviceRow,
 )
 
 
@@ -241,6 +248,48 @@ class SqliteReader:
     def events(self, after_seq: int = 0, limit: int = -1) -> Iterator[ChainedEvent]:
         """Give audit events in order (`Reader.events`); whether they are what was written is for `audit.verify`."""
         return self._each("events_after", (after_seq, limit), lambda row: ChainedEvent(*row))
+
+    def events_of_device(self, device_id: str) -> Iterator[ChainedEvent]:
+        """Give a device's audit events (`Reader.events_of_device`)."""
+        return self._each("events_of_device", (device_id,), lambda row: ChainedEvent(*row))
+
+    def events_with(self, field: str, value: str, limit: int) -> list[ChainedEvent]:
+        """Look through all audit events (`Reader.events_with`); quotes within strings are escaped, so this is exact."""
+        needle = f'"{field}":{msgspec.json.encode(value).decode()}'
+        return self._all("events_with", (needle, limit), lambda row: ChainedEvent(*row))
+
+    def _listed(self, statement: str, parameters: Sequence[Any], make: Callable[[Row], _T]) -> Listed[_T]:
+        """Give rows whose first column is how many there are in all."""
+        rows = self._all(statement, parameters, lambda row: (int(row[0]), make(row[1:])))
+        return Listed(rows[0][0] if rows else 0, [row for _, row in rows])
+
+    def shared_keys(self, limit: int) -> Listed[SharedKeyRow]:
+        """List keys under several names (`Reader.shared_keys`)."""
+        return self._listed("shared_keys", (limit,), lambda row: SharedKeyRow(row[0], list(_words(row[1]))))
+
+    def provisioning_sources(self) -> Iterator[ProvisioningSourceRow]:
+        """Give sources of busy devices (`Reader.provisioning_sources`)."""
+        return self._each("provisioning_sources", (), lambda row: ProvisioningSourceRow(*row))
+
+    def failed_attempts(self, since_ms: int, limit: int) -> Listed[FailedAttemptsRow]:
+        """List refused sources (`Reader.failed_attempts`)."""
+        return self._listed(
+            "failed_attempts",
+            (since_ms, limit),
+            lambda row: FailedAttemptsRow(row[0], row[1], sorted(_words(row[2])), row[3]),
+        )
+
+    def reused_names(self, limit: int) -> Listed[ReusedNameRow]:
+        """List devices that asked again (`Reader.reused_names`)."""
+        return self._listed("reused_names", (limit,), lambda row: ReusedNameRow(*row))
+
+    def devices_without_owner(self, limit: int) -> Listed[UnownedDeviceRow]:
+        """List devices without owner (`Reader.devices_without_owner`)."""
+        return self._listed("devices_without_owner", (limit,), lambda row: UnownedDeviceRow(*row))
+
+    def devices_waiting(self, state: str, until_ms: int, limit: int) -> Listed[WaitingDeviceRow]:
+        """List devices that wait in a state (`Reader.devices_waiting`)."""
+        return self._listed("devices_waiting", (state, until_ms, limit), lambda row: WaitingDeviceRow(*row))
 
     def head(self) -> ChainHead:
         """Give the end of the chain (`Reader.head`)."""

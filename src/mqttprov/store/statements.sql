@@ -64,6 +64,48 @@ SELECT published_seq FROM outbox WHERE id = 1;
 -- name: events_after
 SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE seq > ? ORDER BY seq LIMIT ?;
 
+-- name: events_of_device
+SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE device_id = ? ORDER BY seq;
+
+-- name: events_with
+SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE instr(body, ?) > 0 ORDER BY seq DESC LIMIT ?;
+
+-- name: shared_keys
+SELECT count(*) OVER (), c.public_key, json_group_array(DISTINCT d.name)
+FROM credential AS c JOIN device AS d ON d.id = c.device_id
+WHERE c.public_key IS NOT NULL
+GROUP BY c.public_key HAVING count(DISTINCT c.device_id) > 1 ORDER BY count(DISTINCT c.device_id) DESC LIMIT ?;
+
+-- name: provisioning_sources
+SELECT device_id, body ->> '$.event.device', body ->> '$.event.source' FROM audit_event
+WHERE kind IN ('provisioned', 'reprovisioned', 'repeated') AND device_id IN (
+    SELECT device_id FROM audit_event WHERE kind IN ('reprovisioned', 'repeated') AND device_id IS NOT NULL
+    GROUP BY device_id HAVING count(*) > 1)
+ORDER BY device_id, seq;
+
+-- name: failed_attempts
+SELECT count(*) OVER (), body ->> '$.event.source', sum(coalesce(body ->> '$.event.count', 1)),
+       json_group_array(DISTINCT body ->> '$.event.reason'), max(at_ms)
+FROM audit_event
+WHERE seq > coalesce((SELECT seq FROM audit_event WHERE at_ms < ?1 ORDER BY seq DESC LIMIT 1), 0)
+  AND kind IN ('refused', 'limited', 'login-refused')
+GROUP BY 2 ORDER BY 3 DESC LIMIT ?2;
+
+-- name: reused_names
+SELECT count(*) OVER (), max(body ->> '$.event.device'), sum(kind = 'reprovisioned'), sum(kind = 'repeated'), max(at_ms)
+FROM audit_event WHERE kind IN ('reprovisioned', 'repeated')
+GROUP BY device_id ORDER BY count(*) DESC LIMIT ?;
+
+-- name: devices_without_owner
+SELECT count(*) OVER (), d.name, p.name, d.state FROM device AS d JOIN profile AS p ON p.id = d.profile_id
+WHERE d.owner IS NULL AND d.state <> 'decommissioned' ORDER BY d.id LIMIT ?;
+
+-- name: devices_waiting
+SELECT count(*) OVER (), d.name, p.name, coalesce(c.issued_ms, d.created_ms) AS since_ms
+FROM device AS d JOIN profile AS p ON p.id = d.profile_id
+LEFT JOIN credential AS c ON c.device_id = d.id AND c.generation = d.last_generation
+WHERE d.state = ?1 AND coalesce(c.issued_ms, d.created_ms) < ?2 ORDER BY since_ms LIMIT ?3;
+
 -- name: logins
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
