@@ -91,8 +91,8 @@ class TestReport:
             connection = transaction._connection  # what no request could do
             for device, key in (("a", "k1"), ("b", "k1"), ("b", "k2"), ("c", "k3"), ("c", "k3")):
                 connection.execute(
-                    "INSERT OR IGNORE INTO device (id, name, fold, profile_id, state, token_id, owner, labels, gateway, "
-                    "created_ms, last_generation) VALUES (?1, ?1, ?1, 1, 'active', 1, 'ACME', '{}', 0, 0, 1)",
+                    "INSERT OR IGNORE INTO device (id, name, fold, profile_id, state, token_id, owner, labels, "
+                    "gateway, created_ms, last_generation) VALUES (?1, ?1, ?1, 1, 'active', 1, 'ACME', '{}', 0, 0, 1)",
                     (device,),
                 )
                 connection.execute(
