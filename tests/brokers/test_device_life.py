@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.brokers.harness import ACTOR, Client, Running
 
+from mqttprov.admin import Admin
 from mqttprov.brokers.embedded import now_ms
 from mqttprov.core.audit import parse_body, verify
 from mqttprov.core.model import Profile, ReprovisionPolicy
@@ -312,3 +313,19 @@ async def test_the_reason_is_in_the_event(broker: Running) -> None:
     (event,) = (parse_body(e.body)[1] for e in reader.events(done.seq - 1))
     reader.close()
     assert (event.actor, event.text, event.state) == (ACTOR, "stolen from line 3", "suspended")
+
+
+async def test_revoking_a_token_with_its_devices_ends_their_sessions(broker: Running) -> None:
+    """A key that leaked: when the command returns, nothing that it registered is connected or comes back (P7)."""
+    token = await token_of(broker, "gw-1")
+    session = await broker.login(token)
+
+    def revoke() -> int:
+        with Admin(broker.path) as admin:
+            return admin.revoke_token_with_devices(broker.issued.key, None)[1]
+
+    assert await asyncio.to_thread(revoke) == 1
+    assert sessions(broker) == 0
+    await session.wait_closed()
+    assert await broker.refusal(token) == REFUSED
+    assert (await broker.provision("gw-2"))["status"] == "NOT_FOUND"
