@@ -5,6 +5,7 @@ Each is one transaction with one audit event (P5), except where the docstring sa
 
 import itertools
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -106,7 +107,11 @@ class TokenActions(Acting):
         )
         transaction.add_token(token)
         event = self._event(
-            EventKind.TOKEN_CREATED, profile=profile.name, token=token.name, key=key, text=_described(settings)
+            EventKind.TOKEN_CREATED,
+            profile=profile.name,
+            token=token.name,
+            key=key,
+            text=_described(settings, new=True),
         )
         transaction.append([event])
         return IssuedToken(profile.name, token.name, key, secret)
@@ -222,6 +227,22 @@ def find_token(rows: list[TokenRow], name_or_key: str) -> TokenRow:
     return rows[0]
 
 
-def _described(change: TokenChange) -> str | None:
-    set_ = {k: v for k, v in msgspec.structs.asdict(change).items() if v is not msgspec.UNSET}
-    return ", ".join(f"{k}={'none' if v is None else v}" for k, v in sorted(set_.items())) or None
+def _described(change: TokenChange, *, new: bool = False) -> str | None:
+    """Say what is set, for the event; a new token is told only by its limits, not by those that it does not have."""
+    words = {
+        "max_registrations": ("no maximum", "at most {} registrations"),
+        "expires_ms": ("no expiry", "expires {}"),
+        "labels": ("no labels", "labels {}"),
+        "device_name_pattern": ("any device name", "device names {}"),
+    }
+    told = []
+    for field, (without, with_) in words.items():
+        value = getattr(change, field)
+        if value is msgspec.UNSET or (new and not value):
+            continue
+        if field == "labels" and value:
+            value = ", ".join(f"{key}={text}" for key, text in sorted(value.items()))
+        elif field == "expires_ms" and value:
+            value = datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="seconds")
+        told.append(with_.format(value) if value else without)
+    return "; ".join(told) or None
