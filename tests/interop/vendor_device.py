@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # The vendor's client is in another environment than the one that checks this file.
-from tb_device_mqtt import TBDeviceMqttClient, TBPublishInfo  # type: ignore[import-not-found]
+from tb_device_mqtt import TBDeviceMqttClient, TBPublishInfo  # type: ignore[import-not-found]  # only in its own environment
 
 PATIENCE_S = 10.0
 
