@@ -39,7 +39,7 @@ class Site:
         made = await self.do("token", "create", *options)
         return IssuedToken(made["profile"], made["token"], made["provisionDeviceKey"], made["provisionDeviceSecret"])
 
-    async def ask(self, token: IssuedToken, name: str | None, **fields: Any) -> Any:
+    async def ask(self, token: IssuedToken, name: str | None, /, **fields: Any) -> Any:
         """Send one provisioning request over a session of its own; give the reply."""
         client = await self.broker.session()
         try:
@@ -51,7 +51,7 @@ class Site:
         """Ask for devices one after the other; tell which were registered."""
         return [(await self.ask(token, name))["status"] == "SUCCESS" for name in names]
 
-    async def credentials(self, name: str, token: IssuedToken | None = None, **fields: Any) -> str:
+    async def credentials(self, name: str, token: IssuedToken | None = None, /, **fields: Any) -> str:
         """Provision a device; give its access token."""
         reply = await self.ask(token or self.default, name, **fields)
         assert reply["status"] == "SUCCESS", reply
