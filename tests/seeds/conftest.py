@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.brokers.conftest import broker, clean_log, expected_errors
+from tests.brokers.conftest import broker, clean_log, expected_errors, tls_broker
 from tests.brokers.harness import Client, Running, ask, request_bytes
 from tests.cli.command import Result, mqttprov
 
 from mqttprov.admin import Admin, DeviceRow, IssuedToken
 from mqttprov.core.audit import Event, parse_body
 
-__all__ = ["broker", "clean_log", "expected_errors"]  # fixtures of the brokers' tests, as they are
+__all__ = ["broker", "clean_log", "expected_errors", "tls_broker"]  # fixtures of the brokers' tests, as they are
 
 
 class Site:
@@ -92,6 +92,12 @@ class Site:
 def site(broker: Running) -> Site:
     """Give a running broker with its command line."""
     return Site(broker)
+
+
+@pytest.fixture
+def tls_site(tls_broker: Running) -> Site:
+    """Give the same with a TLS listener."""
+    return Site(tls_broker)
 
 
 @pytest.fixture
