@@ -75,7 +75,10 @@ def _parameter(parameter: inspect.Parameter) -> tuple[str, str, bool]:
     if isinstance(info, ArgumentInfo):
         return parameter.name.upper(), text, True
     assert isinstance(info, OptionInfo)  # noqa: S101 - there are only these two
-    names = [d for d in info.param_decls or () if d.startswith("-")] or [f"--{parameter.name.replace('_', '-')}"]
+    # Within Annotated, typer keeps the first name where a default would be.
+    given = (info.default, *(info.param_decls or ()))
+    names = [name for name in given if isinstance(name, str) and name.startswith("-")]
+    names = names or [f"--{parameter.name.replace('_', '-')}"]
     value = "" if kind is bool else f" {info.metavar or _metavar(kind)}"
     shown = ", ".join(names) + value.replace("|", "\\|")
     return shown, text + _default(parameter.default, info), False
