@@ -98,7 +98,7 @@ def measure(path: Path, state: StateDirectory, port: int, tokens: list[str], rou
         committed[0] = time.perf_counter()
         return doorbell.ring(path, seq, timeout_s)
 
-    life = DeviceLife(state.store, actor="bench", now_ms=now_ms, ring=ring)
+    life = DeviceLife(state.store, state.keys, actor="bench", now_ms=now_ms, entropy=os.urandom, ring=ring)
     to_return, to_kick, after_return, commands = [], [], [], []
     for number in range(rounds + max(1, rounds // 10)):
         sock, let_in = login(port, tokens[0])

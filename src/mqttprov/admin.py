@@ -21,7 +21,7 @@ from mqttprov.responder.acting import NotFound, PartlyMade
 from mqttprov.responder.administration import DEFAULT, Administration
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
-from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done
+from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done, Offered
 from mqttprov.responder.state_directory import StateDirectory, StateError
 from mqttprov.responder.token_actions import IssuedToken, TokenChange, find_token
 from mqttprov.store.protocol import (
@@ -52,6 +52,7 @@ __all__ = [
     "LifecycleState",
     "LineFault",
     "NotFound",
+    "Offered",
     "OperatorRole",
     "PartlyMade",
     "Profile",
@@ -119,7 +120,7 @@ class Admin(Administration):
 
     @cached_property
     def life(self) -> DeviceLife:
-        """The verbs on single devices: suspend, resume, decommission, release, rotate. They act at once."""
+        """The verbs on single devices: suspend, resume, decommission, release, rotate, transfer. They act at once."""
         return self._state.device_life(self._actor, now_ms)
 
     def revoke_token_with_devices(self, name_or_key: str, profile: str | None) -> tuple[TokenRow, int]:

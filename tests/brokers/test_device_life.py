@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -286,7 +287,14 @@ async def test_a_gateway_that_was_away_is_told_to_rotate_when_it_is_back(broker:
 async def test_what_another_process_commits_without_ringing_is_acted_on_too(broker: Running) -> None:
     """The chain alone says what to do; the doorbell only makes it quick (P7)."""
     gateway = await broker.device("gw-1")
-    silent = DeviceLife(broker.state.store, actor=ACTOR, now_ms=now_ms, ring=lambda _seq, _timeout_s: 0)
+    silent = DeviceLife(
+        broker.state.store,
+        broker.state.keys,
+        actor=ACTOR,
+        now_ms=now_ms,
+        entropy=os.urandom,
+        ring=lambda _seq, _timeout_s: 0,
+    )
     silent.suspend("gw-1")
     await gateway.wait_closed()
 

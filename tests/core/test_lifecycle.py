@@ -7,12 +7,12 @@ from mqttprov.core.model import LifecycleState
 
 # One row per state, one column per event; "-" cannot happen. Written out apart from the code on purpose.
 TABLE = """
-                provision    first-login  suspend    resume  resume-unused  decommission    release
-manufactured    provisioned  -            -          -       -              decommissioned  -
-provisioned     provisioned  active       suspended  -       -              decommissioned  -
-active          active       active       suspended  -       -              decommissioned  -
-suspended       -            -            -          active  provisioned    decommissioned  -
-decommissioned  -            -            -          -       -              -               decommissioned
+                provision    transfer     first-login  suspend    resume  resume-unused  decommission    release
+manufactured    provisioned  provisioned  -            -          -       -              decommissioned  -
+provisioned     provisioned  provisioned  active       suspended  -       -              decommissioned  -
+active          active       provisioned  active       suspended  -       -              decommissioned  -
+suspended       -            -            -            -          active  provisioned    decommissioned  -
+decommissioned  -            -            -            -          -       -              -               decommissioned
 """
 
 

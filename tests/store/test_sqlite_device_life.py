@@ -5,8 +5,20 @@ from collections.abc import Callable
 import pytest
 from tests.store.world import NOW_MS, World
 
-from mqttprov.core.device_life import By, Change, decommission, release, resume, rotate, suspend, tombstone_name
-from mqttprov.core.facts import DeviceFacts, Facts
+from mqttprov.core.device_life import (
+    By,
+    Change,
+    cancel_transfer,
+    decommission,
+    offer,
+    release,
+    resume,
+    rotate,
+    suspend,
+    tombstone_name,
+)
+from mqttprov.core.facts import ChangeOwner, DeviceFacts, Facts
+from mqttprov.core.model import Transfer
 
 BY = By("cli:anna", NOW_MS)
 Verb = Callable[[Facts, DeviceFacts, By], Change]
@@ -15,6 +27,19 @@ Verb = Callable[[Facts, DeviceFacts, By], Change]
 def retire(facts: Facts, known: DeviceFacts, by: By) -> Change:
     """Decommission without a wait."""
     return decommission(facts, known, by, wait_ms=0)
+
+
+def offered(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Offer to another owner."""
+    return offer(facts, known, by, Transfer("globex", "hash", NOW_MS + 1))
+
+
+def passed_on(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Offer, and change the owner as completing it does."""
+    change = offered(facts, known, by)
+    effect = ChangeOwner(known.device.id, known.device.fold, "globex", NOW_MS)
+    facts.apply(effect)
+    return Change((*change.effects, effect), change.event)
 
 
 def act(world: World, verb: Verb, name: str = "gw-1") -> DeviceFacts:
@@ -28,7 +53,19 @@ def act(world: World, verb: Verb, name: str = "gw-1") -> DeviceFacts:
     return known
 
 
-@pytest.mark.parametrize("verbs", [(suspend,), (suspend, resume), (rotate,), (rotate, suspend, resume), (retire,)])
+@pytest.mark.parametrize(
+    "verbs",
+    [
+        (suspend,),
+        (suspend, resume),
+        (rotate,),
+        (rotate, suspend, resume),
+        (retire,),
+        (offered,),
+        (offered, cancel_transfer),
+        (passed_on,),
+    ],
+)
 def test_what_was_decided_is_what_is_loaded(world: World, verbs: tuple[Verb, ...]) -> None:
     """State, generations and a due rotation."""
     world.batch(world.request("gw-1"), ("gw-1", 1))
@@ -37,6 +74,16 @@ def test_what_was_decided_is_what_is_loaded(world: World, verbs: tuple[Verb, ...
         with world.store.write() as transaction:
             loaded = world.facts(transaction, "gw-1")
         assert loaded.devices["gw-1"] == known
+
+
+def test_an_open_offer_shows_on_the_device(world: World) -> None:
+    """To whom and until when; never the code."""
+    world.batch(world.request("gw-1"))
+    act(world, offered)
+    reader = world.store.reader()
+    row = next(reader.devices())
+    assert (row.transfer_to, row.transfer_expires_ms) == ("globex", NOW_MS + 1)
+    reader.close()
 
 
 def test_history_survives_decommission_and_release(world: World) -> None:

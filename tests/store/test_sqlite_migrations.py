@@ -27,6 +27,7 @@ def test_a_database_of_the_first_version_is_updated(tmp_path: Path) -> None:
     assert (row.name, row.state, row.rotation_due) == ("GW", "active", False)
     with store.write() as transaction:
         known = transaction.load((), ("gw",), ()).devices["gw"]
+    assert (row.transfer_to, known.device.transfer, known.device.transferred_ms) == (None, None, None)
     assert (known.device.rotate_from, known.last_generation, known.rotation_due) == (None, 3, False)
     reader.close()
     store.close()

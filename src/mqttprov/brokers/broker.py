@@ -15,7 +15,7 @@ from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
 from mqttprov.brokers.wheel import DeadlineWheel
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
@@ -209,10 +209,24 @@ class EmbeddedBroker:
     def publish_event(self, event: ChainedEvent) -> None:
         """Act on a committed audit event, and publish it to the operators who listen (QoS 1)."""
         if event.kind in ENDS_SESSIONS:
-            self.farewells.begin(event, self._by_principal.get(event.device_id or "", ()))
+            self.farewells.begin(event, self._ended_by(event))
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(event)
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
+
+    def _ended_by(self, event: ChainedEvent) -> list[Connection]:
+        """Give the sessions that an event ends: all of the device, or those from before its transfer.
+
+        A device that completes its transfer may have logged in with its new credentials before we meet the event.
+        """
+        sessions = list(self._by_principal.get(event.device_id or "", ()))
+        if event.kind != EventKind.TRANSFER_COMPLETED:
+            return sessions
+        try:
+            generation = parse_body(event.body)[1].generation or 0
+        except ValueError:  # damaged in the store: rather one login too many
+            return sessions
+        return [s for s in sessions if s.principal is None or s.principal.generation < generation]
 
     def publish_checkpoint(self, note: str) -> None:
         """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""

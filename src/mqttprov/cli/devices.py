@@ -1,5 +1,6 @@
 """`mqttprov device`: the fleet."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,9 +11,9 @@ import typer
 from mqttprov.admin import DeviceRow, Done, ImportCount, LifecycleState
 from mqttprov.cli import values
 from mqttprov.cli.asking import confirm
-from mqttprov.cli.errors import Exit
+from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
-from mqttprov.cli.secret_files import SecretSheet, secret_sheet
+from mqttprov.cli.secret_files import SecretSheet, new_secret_file, secret_sheet
 from mqttprov.cli.state import JsonOption, StateOption, administering, caring, reading
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
@@ -186,6 +187,48 @@ def rotate(
     _tell(done, "gets its next generation when it asks; it is told to when it is connected", json=json)
 
 
+@app.command()
+def transfer(
+    name: NameArgument,
+    to: Annotated[str | None, typer.Option(metavar="OWNER", help="Whose it shall be.", show_default=False)] = None,
+    expires: Annotated[str, typer.Option(metavar="7d", help="How long the claim code is good for.")] = "7d",
+    output_file: Annotated[
+        Path | None,
+        typer.Option(metavar="F", help="Write the claim code into this new file (mode 0600) instead of printing it."),
+    ] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take the offer back.")] = False,
+    reason: ReasonOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Offer a device to another owner; prints the one-time claim code that completes it this once.
+
+    A request with the new owner's registration token and this code completes it. Until then nothing changes.
+    """
+    if (to is not None) is cancel or (cancel and output_file is not None):
+        raise Failure("give either --to OWNER or --cancel; --output-file goes with --to", Exit.USAGE)
+    valid_ms = values.duration_ms(expires)
+    file = nullcontext() if output_file is None else new_secret_file(output_file)
+    with caring(state) as life:
+        if to is None:
+            _tell(life.cancel_transfer(name, reason), "is offered to nobody any more", json=json)
+            return
+        with file as sheet:
+            offered = life.transfer(name, to, reason, valid_ms=valid_ms)
+            if sheet is not None:
+                sheet.write(offered.claim_code.encode() + b"\n")
+                sheet.flush()
+                os.fsync(sheet.fileno())
+    told = {"claimCode": offered.claim_code} if output_file is None else {"outputFile": str(output_file)}
+    if json:
+        _tell(offered.done, "", json=True, **told)
+        return
+    _tell(offered.done, f"is offered to {to!r} for {expires}", json=False)
+    if output_file is None:
+        say("The claim code is shown this once:")
+    emit_fields(told)
+
+
 def _ask(state: Path | None, name: str, question: str, *, yes: bool) -> None:
     with reading(state) as reader:
         found = next(reader.devices(name), None)
@@ -193,7 +236,7 @@ def _ask(state: Path | None, name: str, question: str, *, yes: bool) -> None:
         confirm(f"{question} {found.name!r} ({found.state}, profile {found.profile!r})?", yes=yes)
 
 
-def _tell(done: Done, what: str, *, json: bool, **more: bool | None) -> None:
+def _tell(done: Done, what: str, *, json: bool, **more: bool | str | None) -> None:
     if json:
         emit_json(record(done.device) | {"auditSeq": done.seq, "brokers": done.brokers, **more})
     else:

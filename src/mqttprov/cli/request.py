@@ -49,6 +49,9 @@ def request(
     ] = None,
     csr_file: Annotated[Path | None, typer.Option(metavar="PEM", help="File with a signing request.")] = None,
     credentials_type: Annotated[CredentialsType | None, typer.Option(help="Type of credentials to ask for.")] = None,
+    claim_code_file: Annotated[
+        Path | None, typer.Option(metavar="F", help="File with the claim code of a transfer to complete.")
+    ] = None,
     gateway: Annotated[bool, typer.Option("--gateway", help="The device is a gateway.")] = False,
     tls_ca: CaOption = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to wait, in seconds.")] = 10.0,
@@ -73,6 +76,7 @@ def request(
         "clientId": client_id,
         "hash": from_file(certificate_file),
         "csr": from_file(csr_file),
+        "claimCode": from_file(claim_code_file),
         "gateway": gateway or None,
     }
     payload = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})

@@ -27,6 +27,7 @@ _COLUMNS = {
     "maxRegistrations": "MAX",
     "expiresAt": "EXPIRES",
     "deviceNamePattern": "DEVICE NAMES",
+    "owner": "OWNER",
     "labels": "LABELS",
     "revokedAt": "REVOKED",
     "lastUsedAt": "LAST USED",
@@ -89,6 +90,9 @@ def create(
     device_name_pattern: Annotated[
         str | None, typer.Option(metavar="GLOB", help="Device names that it registers, for example 'gw-*'.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="O", help="Whose the devices are that it registers.", show_default="nobody's")
+    ] = None,
     output_file: OutputOption = None,
     count: Annotated[
         str | None, typer.Option(metavar="N", help="Make so many tokens, named N-1 and so on; needs --out.")
@@ -114,11 +118,16 @@ def create(
             many = values.whole_number(count)
             with secret_sheet(out, ("name", "provisionDeviceKey", "provisionDeviceSecret")) as sheet:
                 admin.create_tokens(
-                    profile, name, many, settings, lambda some: sheet.add([(t.name, t.key, t.secret) for t in some])
+                    profile,
+                    name,
+                    many,
+                    settings,
+                    lambda some: sheet.add([(t.name, t.key, t.secret) for t in some]),
+                    owner,
                 )
             (emit_json if json else emit_fields)({"profile": profile, "tokens": many, "outputFile": str(out)})
             return
-        _issue(output_file, lambda: admin.create_token(profile, name, settings), json=json)
+        _issue(output_file, lambda: admin.create_token(profile, name, settings, owner), json=json)
 
 
 def _issue(output_file: Path | None, make: Callable[[], IssuedToken], *, json: bool) -> None:

@@ -38,12 +38,15 @@ class EventKind(StrEnum):
     DECOMMISSIONED = "decommissioned"
     RELEASED = "released"
     ROTATION_REQUESTED = "rotation-requested"
+    TRANSFER_OFFERED = "transfer-offered"
+    TRANSFER_CANCELLED = "transfer-cancelled"
+    TRANSFER_COMPLETED = "transfer-completed"
     WIPED = "wiped"
     NOT_WIPED = "not-wiped"
 
 
 # A broker that meets one of these ends the sessions of the device that it names (P7).
-ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED})
+ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED, EventKind.TRANSFER_COMPLETED})
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -51,7 +54,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
 
     `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
     carried, `count` how many requests an aggregated event stands for, `text` what was changed or said,
-    `wait_s` how long a broker shall wait for the device before it ends its sessions.
+    `wait_s` how long a broker shall wait for the device before it ends its sessions, `owner` and `to_owner` whose the
+    device is or was, and to whom it is transferred.
     """
 
     kind: EventKind
@@ -72,6 +76,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     count: int | None = None
     text: str | None = None
     wait_s: float | None = None
+    owner: str | None = None
+    to_owner: str | None = None
 
 
 class ChainedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -74,6 +74,8 @@ def proof_of(keys: Keys, request: ProvisionRequest, folded_name: str | None, *, 
         request.client_id or "",
         request.certificate.fingerprint if request.certificate else "",
         request.csr.public_key if request.csr else "",
+        # Only where there is one: a claim code asks for more than what the same request without it was given.
+        *((request.claim_code,) if request.claim_code else ()),
     )
 
 

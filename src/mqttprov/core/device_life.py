@@ -15,11 +15,12 @@ from mqttprov.core.facts import (
     Facts,
     ReleaseName,
     RequestRotation,
+    SetTransfer,
     SupersedeCredentials,
 )
 from mqttprov.core.lifecycle import IllegalTransition, LifecycleEvent, transition
 from mqttprov.core.limits import MAX_REMARK_CHARS
-from mqttprov.core.model import CredentialStatus, LifecycleState
+from mqttprov.core.model import CredentialStatus, LifecycleState, Transfer
 from mqttprov.core.names import InvalidName
 
 TOMBSTONE_MARK = "#"  # no device name may hold it, so a released tombstone's name can never be asked for
@@ -106,6 +107,32 @@ def rotate(facts: Facts, known: DeviceFacts, by: By) -> Change:
     event = _event(EventKind.ROTATION_REQUESTED, known, by, device.state)
     event = msgspec.structs.replace(event, generation=known.last_generation)
     return _changed(facts, [RequestRotation(device.id, device.fold, known.last_generation)], event)
+
+
+def offer(facts: Facts, known: DeviceFacts, by: By, transfer: Transfer) -> Change:
+    """Offer a device to another owner, whose token completes it with the claim code; nothing else changes until then.
+
+    An offer that has expired gives way to the next one; an open one must be cancelled first.
+    """
+    device = known.device
+    transition(device.state, LifecycleEvent.TRANSFER)
+    if device.owner == transfer.to_owner:
+        raise IllegalTransition("it belongs to this owner already")
+    if device.transfer is not None and by.now_ms < device.transfer.expires_ms:
+        raise IllegalTransition(f"it is offered to {device.transfer.to_owner!r} already")
+    event = _event(EventKind.TRANSFER_OFFERED, known, by, device.state)
+    event = msgspec.structs.replace(event, owner=device.owner, to_owner=transfer.to_owner)
+    return _changed(facts, [SetTransfer(device.id, device.fold, transfer)], event)
+
+
+def cancel_transfer(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Take an offer back: its claim code is worth nothing from now on."""
+    device = known.device
+    if device.transfer is None:
+        raise IllegalTransition("it is offered to nobody")
+    event = _event(EventKind.TRANSFER_CANCELLED, known, by, device.state)
+    event = msgspec.structs.replace(event, owner=device.owner, to_owner=device.transfer.to_owner)
+    return _changed(facts, [SetTransfer(device.id, device.fold, None)], event)
 
 
 def _moved(known: DeviceFacts, state: LifecycleState) -> ChangeState:

@@ -103,6 +103,22 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
         "the device's claim secret was used up by its first login",
         "It is good once. If the device lost its credentials: 'mqttprov device rotate NAME', and use {token}.",
     ),
+    Reason.OTHER_OWNER: (
+        "the device belongs to another owner than the registration token",
+        "'mqttprov device show NAME' says whose it is; use a token of that owner, or 'mqttprov device transfer NAME'.",
+    ),
+    Reason.TRANSFER_CODE: (
+        "its claim code completes no transfer of this device",
+        "It may be wrong, cancelled or used already, and the name another one: see 'mqttprov device show NAME'.",
+    ),
+    Reason.TRANSFER_EXPIRED: (
+        "its claim code has expired",
+        "Offer the device again: 'mqttprov device transfer NAME --to OWNER'.",
+    ),
+    Reason.TRANSFER_OWNER: (
+        "the device is offered to another owner than that of the registration token",
+        "Make a token with 'mqttprov token create --owner OWNER'; {token} is not one of the owner it is offered to.",
+    ),
     Reason.MALFORMED: (
         "the request could not be understood",
         "The reply to the device said what is wrong with it; see the form in docs/reference/wire.md.",
@@ -219,6 +235,21 @@ def _did(done: str) -> Callable[[Event], str]:
     return say
 
 
+def _owner(name: str | None) -> str:
+    return f"owner {name!r}" if name else "nobody"
+
+
+def _transfer(done: str) -> Callable[[Event], str]:
+    """Say what was done about a transfer, with both sides and the remark that came with it."""
+
+    def say(event: Event) -> str:
+        sides = {"owner": _owner(event.owner), "to_owner": _owner(event.to_owner)}
+        remark = f" ({event.text})" if event.text else ""
+        return f"{event.actor} {done.format(device=_device(event), **sides)}{remark}."
+
+    return say
+
+
 _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.INITIALISED: lambda e: f"{e.actor} made this state directory.",
     EventKind.PROFILE_CREATED: lambda e: f"{e.actor} made {_profile(e)}: {e.text}.",
@@ -246,6 +277,12 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.DECOMMISSIONED: _did("decommissioned {device}: its credentials have ended, its name stays taken"),
     EventKind.RELEASED: _did("released the name of {device}: another device may have it"),
     EventKind.ROTATION_REQUESTED: _did("asked {device} to fetch new credentials; the old ones work until then"),
+    EventKind.TRANSFER_OFFERED: _transfer("offered {device} of {owner} to {to_owner}, who needs the claim code"),
+    EventKind.TRANSFER_CANCELLED: _transfer("took back the offer of {device} of {owner} to {to_owner}"),
+    EventKind.TRANSFER_COMPLETED: lambda e: (
+        f"{_provisioned(e)}new credentials, {_credentials(e)}: it has passed from {_owner(e.owner)} to "
+        f"{_owner(e.to_owner)}, and older generations have ended."
+    ),
     EventKind.WIPED: lambda e: f"{_device(e)} wiped its credentials{_from(e)}, as it was asked to.",
     EventKind.NOT_WIPED: lambda e: (
         f"It is not known whether {_device(e)} wiped its credentials{f': {e.text}' if e.text else ''}."

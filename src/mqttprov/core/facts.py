@@ -7,7 +7,7 @@ request of the same batch sees them, and the store writes all effects together (
 import msgspec
 
 from mqttprov.core.lifecycle import LifecycleEvent, transition
-from mqttprov.core.model import Credential, CredentialStatus, Device, LifecycleState, Profile, Token
+from mqttprov.core.model import Credential, CredentialStatus, Device, LifecycleState, Profile, Token, Transfer
 
 
 class DeviceFacts(msgspec.Struct):
@@ -99,6 +99,23 @@ class RequestRotation(msgspec.Struct, frozen=True, gc=False):
     generation: int
 
 
+class SetTransfer(msgspec.Struct, frozen=True, gc=False):
+    """The device is offered to another owner; None: it no longer is."""
+
+    device_id: str
+    fold: str
+    transfer: Transfer | None
+
+
+class ChangeOwner(msgspec.Struct, frozen=True, gc=False):
+    """The device has an owner, whatever it was offered for; `transferred_ms` is None when it had none before."""
+
+    device_id: str
+    fold: str
+    owner: str
+    transferred_ms: int | None
+
+
 Effect = (
     CreateDevice
     | ProvisionDevice
@@ -109,6 +126,8 @@ Effect = (
     | ChangeState
     | ReleaseName
     | RequestRotation
+    | SetTransfer
+    | ChangeOwner
 )
 
 
@@ -153,8 +172,8 @@ class Facts(msgspec.Struct):
                 facts = self.devices.pop(fold)
                 facts.device.name = facts.device.fold = name
                 self.devices[name] = facts
-            case RequestRotation(_, fold, generation):
-                self.devices[fold].device.rotate_from = generation
+            case RequestRotation() | SetTransfer() | ChangeOwner():
+                _note(self.devices[effect.fold].device, effect)
 
     def _supersede(self, facts: DeviceFacts, generations: tuple[int, ...]) -> None:
         for credential in facts.credentials:
@@ -164,3 +183,14 @@ class Facts(msgspec.Struct):
         facts.credentials = [c for c in facts.credentials if c.generation not in generations]
         # Generations of one device may share a login with different passwords.
         self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)
+
+
+def _note(device: Device, effect: RequestRotation | SetTransfer | ChangeOwner) -> None:
+    match effect:
+        case RequestRotation():
+            device.rotate_from = effect.generation
+        case SetTransfer():
+            device.transfer = effect.transfer
+        case ChangeOwner():
+            device.owner, device.transfer = effect.owner, None
+            device.transferred_ms = effect.transferred_ms or device.transferred_ms

@@ -11,6 +11,7 @@ class LifecycleEvent(StrEnum):
     """What can happen to a device; EVENT_MEANINGS says what each one is."""
 
     PROVISION = "provision"
+    TRANSFER = "transfer"
     FIRST_LOGIN = "first-login"
     SUSPEND = "suspend"
     RESUME = "resume"
@@ -29,6 +30,7 @@ STATE_MEANINGS: Final[Mapping[State, str]] = {
 
 EVENT_MEANINGS: Final[Mapping[LifecycleEvent, str]] = {
     LifecycleEvent.PROVISION: "it is given credentials, the first or the next generation",
+    LifecycleEvent.TRANSFER: "another owner completes its transfer: all generations end, the next one is issued",
     LifecycleEvent.FIRST_LOGIN: "the first login with a generation",
     LifecycleEvent.SUSPEND: "an operator stops it",
     LifecycleEvent.RESUME: "an operator lets it go on; it has logged in before",
@@ -44,12 +46,16 @@ class IllegalTransition(ValueError):  # noqa: N818 - it names what is wrong, lik
 
 TRANSITIONS: Final[Mapping[tuple[State, LifecycleEvent], State]] = {
     (State.MANUFACTURED, LifecycleEvent.PROVISION): State.PROVISIONED,
+    (State.MANUFACTURED, LifecycleEvent.TRANSFER): State.PROVISIONED,
     (State.MANUFACTURED, LifecycleEvent.DECOMMISSION): State.DECOMMISSIONED,
     (State.PROVISIONED, LifecycleEvent.PROVISION): State.PROVISIONED,
+    (State.PROVISIONED, LifecycleEvent.TRANSFER): State.PROVISIONED,
     (State.PROVISIONED, LifecycleEvent.FIRST_LOGIN): State.ACTIVE,
     (State.PROVISIONED, LifecycleEvent.SUSPEND): State.SUSPENDED,
     (State.PROVISIONED, LifecycleEvent.DECOMMISSION): State.DECOMMISSIONED,
     (State.ACTIVE, LifecycleEvent.PROVISION): State.ACTIVE,
+    # With nothing left that it ever logged in with, it is what it was before its first login.
+    (State.ACTIVE, LifecycleEvent.TRANSFER): State.PROVISIONED,
     (State.ACTIVE, LifecycleEvent.FIRST_LOGIN): State.ACTIVE,
     (State.ACTIVE, LifecycleEvent.SUSPEND): State.SUSPENDED,
     (State.ACTIVE, LifecycleEvent.DECOMMISSION): State.DECOMMISSIONED,

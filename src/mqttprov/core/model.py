@@ -80,7 +80,8 @@ class Token(msgspec.Struct):
 
     `used` is the number of registrations, counted once per device; it never goes down. Mutable because `Facts` keeps
     it up to date within one transaction. After a rotation the secret behind `previous_verifier` proves it too, until
-    `previous_until_ms`; `proof_base` stands for the secret in proofs, None: `verifier` does (P4).
+    `previous_until_ms`; `proof_base` stands for the secret in proofs, None: `verifier` does (P4). What it registers
+    belongs to `owner`.
     """
 
     id: int
@@ -97,6 +98,7 @@ class Token(msgspec.Struct):
     previous_verifier: str | None = None
     previous_until_ms: int | None = None
     proof_base: str | None = None
+    owner: str | None = None
 
 
 class Credential(msgspec.Struct):
@@ -124,12 +126,21 @@ class Credential(msgspec.Struct):
     first_login_ms: int | None = None
 
 
+class Transfer(msgspec.Struct, frozen=True, gc=False):
+    """A device is offered to another owner; `code` is the keyed hash of the one-time claim code that completes it."""
+
+    to_owner: str
+    code: str
+    expires_ms: int
+
+
 class Device(msgspec.Struct):
     """A device. `fold` is the form of the name in which it is unique (P8); `token_id` last provisioned it.
 
     `rotate_from` is its newest generation at the time when an operator last asked for a newer one.
     What a factory gave it to come in for the first time: `claim` is the keyed hash of a secret of its own,
     `factory_key` the hash of the public key of its factory certificate.
+    `transfer` is what it is offered for, `transferred_ms` when its owner last changed that way.
     """
 
     id: str
@@ -145,3 +156,5 @@ class Device(msgspec.Struct):
     rotate_from: int | None = None
     claim: str | None = None
     factory_key: str | None = None
+    transfer: Transfer | None = None
+    transferred_ms: int | None = None

@@ -22,6 +22,7 @@ from mqttprov.core.credentials import (
     told_again,
 )
 from mqttprov.core.facts import (
+    ChangeOwner,
     CountRegistration,
     CreateDevice,
     DeviceFacts,
@@ -46,6 +47,7 @@ from mqttprov.core.model import (
 from mqttprov.core.proving import Standing, judge_secret, pass_for_unproven
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, is_not_found, refused
 from mqttprov.core.secrets import Keys, equal, new_id, new_reference
+from mqttprov.core.transfer import TRANSFER_TEXT, check_all_new, is_foreign, judge_code
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -190,7 +192,7 @@ def _provision(case: _Case) -> Decision:
         raise _Refusal(Reason.NAME_NOT_ALLOWED, "this device name is not allowed for this key")
     _check_labels(request, profile)
     if known is not None:
-        _check_device(known.device, profile)
+        _check_device(known.device, token, transferring=request.claim_code is not None)
         repeated = _repeated(known, proof)
         if repeated is not None:
             secret = told_again(repeated, request, context.keys)
@@ -198,14 +200,21 @@ def _provision(case: _Case) -> Decision:
     # Only now, as with the limit below: who was answered in time gets the same answer again when it was lost (P4).
     if token.expires_ms is not None and context.now_ms >= token.expires_ms:
         raise _Refusal(Reason.EXPIRED)
+    if request.claim_code is not None:
+        fault = judge_code(request, known.device if known else None, token, context.keys, context.now_ms)
+        if fault is not None or asked.standing.claimed:  # the device's own secret does not prove the new owner's token
+            raise _Refusal(fault or Reason.TRANSFER_OWNER, TRANSFER_TEXT)
     if known is not None:
         _check_claim(request, known, asked.standing)
-        _check_policy(request, known, profile)
+        if request.claim_code is None:
+            _check_policy(request, known, profile)
     elif profile.strategy is Strategy.PRE_PROVISIONED:
         raise _Refusal(Reason.NOT_PRE_PROVISIONED, "this device is not known here")
     else:
         device_id = new_id(context.now_ms, context.entropy[10:20])
-        known = DeviceFacts(Device(device_id, name, fold, profile.id, LifecycleState.MANUFACTURED, context.now_ms))
+        device = Device(device_id, name, fold, profile.id, LifecycleState.MANUFACTURED, context.now_ms)
+        device.owner = token.owner
+        known = DeviceFacts(device)
     limit = token.max_registrations
     # Read under the store's write lock and counted in the same transaction: exact (P1).
     if token.id not in known.registered_by and limit is not None and token.used >= limit:
@@ -229,15 +238,21 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
             context.sign,
         )
     )
+    live = known.credentials
     effects: list[Effect] = [] if device.fold in case.facts.devices else [CreateDevice(device)]
     labels = device.labels
     if token.id not in known.registered_by:
         effects.append(CountRegistration(token.id, token.key, device.id, device.fold, context.now_ms))
         labels = {**labels, **token.labels, **request.labels}
-    state = transition(device.state, LifecycleEvent.PROVISION)
+    transferring = request.claim_code is not None
+    if transferring:
+        check_all_new(live, credential)
+        labels = {**token.labels, **request.labels}
+    state = transition(device.state, LifecycleEvent.TRANSFER if transferring else LifecycleEvent.PROVISION)
     gateway = device.gateway or request.gateway
     effects.append(ProvisionDevice(device.id, device.fold, state, labels, token.id, gateway))
-    live = known.credentials
+    if token.owner is not None and (transferring or device.owner is None):
+        effects.append(ChangeOwner(device.id, device.fold, token.owner, context.now_ms if transferring else None))
     for held in live:
         if same_secret(held, credential):
             # The device supplied what it already holds: nothing new to tell, and no second credential to keep.
@@ -246,6 +261,10 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
     if case.facts.logins.get(credential.login_key, device.id) != device.id:
         raise _Refusal(Reason.CREDENTIALS_TAKEN, "these credentials cannot be used; choose others or let us make them")
     effects.append(IssueCredential(device.fold, credential))
+    if transferring:
+        # At once and not at the first login: nothing of what the last owner knows may work any more.
+        effects.append(SupersedeCredentials(device.id, device.fold, tuple(held.generation for held in live)))
+        return _answer(case, EventKind.TRANSFER_COMPLETED, credential, secret, device, effects)
     excess = len(live) + 1 - MAX_LIVE_GENERATIONS
     unused = [c.generation for c in live if c.status is CredentialStatus.ISSUED]
     if excess > 0 and unused:
@@ -258,7 +277,7 @@ def _answer(
     case: _Case, kind: EventKind, credential: Credential, secret: str, device: Device, effects: list[Effect]
 ) -> Decision:
     token, context = case.token, case.context
-    ref = context.ref
+    ref, owner = context.ref, device.owner
     for effect in effects:
         case.facts.apply(effect)
     counted = any(isinstance(effect, CountRegistration) for effect in effects)
@@ -278,6 +297,8 @@ def _answer(
         registration=token.used if counted else None,
         state=device.state,
     )
+    if kind is EventKind.TRANSFER_COMPLETED:
+        event = msgspec.structs.replace(event, owner=owner, to_owner=device.owner)
     return Decision(grant(credential, secret, device.name, ref), tuple(effects), event)
 
 
@@ -297,9 +318,11 @@ def _check_labels(request: ProvisionRequest, profile: Profile) -> None:
         raise _Refusal(Reason.BAD_LABELS, str(error)) from error
 
 
-def _check_device(device: Device, profile: Profile) -> None:
-    if device.profile_id != profile.id:
+def _check_device(device: Device, token: Token, *, transferring: bool) -> None:
+    if device.profile_id != token.profile.id:
         raise _Refusal(Reason.OTHER_PROFILE, "a device of this name exists already")
+    if not transferring and is_foreign(device, token):
+        raise _Refusal(Reason.OTHER_OWNER, "a device of this name exists already")
     if not may_provision(device.state):
         raise _Refusal(Reason.STATE, "this device may not be provisioned now")
 
@@ -324,7 +347,7 @@ def _check_claim(request: ProvisionRequest, known: DeviceFacts, standing: Standi
         if standing.claimed:
             raise _Refusal(Reason.CLAIM_SPENT)
         return
-    if known.device.claim is not None and not standing.claimed:
+    if known.device.claim is not None and not standing.claimed and request.claim_code is None:
         raise _Refusal(Reason.CLAIM_NEEDED, "this device must prove itself by its own secret")
     # A signing request is signed by the key; a certificate helps only who has the key when it comes to logging in.
     supplied = (request.csr and request.csr.public_key, request.certificate and request.certificate.public_key)

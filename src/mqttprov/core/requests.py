@@ -46,6 +46,7 @@ class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     gateway: bool = False
     labels: dict[str, str] = {}
     request_id: str | None = None
+    claim_code: str | None = None
 
     def __repr__(self) -> str:
         return f"ProvisionRequest(key={self.key!r}, secret=***, device_name={self.device_name!r})"
@@ -86,6 +87,10 @@ class Reason(StrEnum):
     OTHER_KEY = "other-key"
     CLAIM_NEEDED = "claim-needed"
     CLAIM_SPENT = "claim-spent"
+    OTHER_OWNER = "other-owner"
+    TRANSFER_CODE = "transfer-code"
+    TRANSFER_EXPIRED = "transfer-expired"
+    TRANSFER_OWNER = "transfer-owner"
     MALFORMED = "malformed"
     LIMITED = "limited"
     OVERLOADED = "overloaded"

@@ -14,6 +14,7 @@ REGISTRATION_SECRET_PREFIX: Final = "mqp_rs_"  # noqa: S105 - lets scanners and 
 ACCESS_TOKEN_PREFIX: Final = "mqp_at_"  # noqa: S105 - the same
 PASSWORD_PREFIX: Final = "mqp_pw_"  # noqa: S105 - the same
 CLAIM_SECRET_PREFIX: Final = "mqp_cs_"  # noqa: S105 - the same
+CLAIM_CODE_PREFIX: Final = "mqp_cc_"
 SECRET_ENTROPY_BYTES: Final = 20
 KEY_ENTROPY_BYTES: Final = 15
 ID_ENTROPY_BYTES: Final = 10
@@ -102,6 +103,11 @@ def new_registration_secret(entropy: bytes) -> str:
 def new_claim_secret(entropy: bytes) -> str:
     """Make the secret by which one device comes in for the first time, from 20 random bytes."""
     return CLAIM_SECRET_PREFIX + _words(entropy[:SECRET_ENTROPY_BYTES])
+
+
+def new_claim_code(entropy: bytes) -> str:
+    """Make the one-time code that completes a device's transfer, from 20 random bytes."""
+    return CLAIM_CODE_PREFIX + _words(entropy[:SECRET_ENTROPY_BYTES])
 
 
 def new_password(entropy: bytes) -> str:

@@ -14,13 +14,17 @@ from mqttprov.core import names
 from mqttprov.core.audit import EventKind, parse_body
 from mqttprov.core.facts import DeviceFacts, Facts
 from mqttprov.core.lifecycle import IllegalTransition
-from mqttprov.core.model import Strategy
+from mqttprov.core.model import Strategy, Transfer
+from mqttprov.core.secrets import SECRET_ENTROPY_BYTES, Keys, new_claim_code
+from mqttprov.core.transfer import code_verifier
 from mqttprov.responder.administration import NotFound
 from mqttprov.store.protocol import Conflict, DeviceRow, Reader, Store
 
 WIPE_WAIT_MS: Final = 5_000
 MAX_WIPE_WAIT_MS: Final = 60_000
 CONFIRM_TIMEOUT_S: Final = 10.0
+TRANSFER_VALID_MS: Final = 7 * 86_400_000
+MAX_TRANSFER_VALID_MS: Final = 366 * 86_400_000
 
 Verb = Callable[[Facts, DeviceFacts, rules.By], rules.Change]
 
@@ -44,6 +48,16 @@ class Done(msgspec.Struct, frozen=True):
     wiped: Wiped | None = None
 
 
+class Offered(msgspec.Struct, frozen=True):
+    """A device that is offered to another owner, with the claim code at the one moment when it can be told."""
+
+    done: Done
+    claim_code: str
+
+    def __repr__(self) -> str:
+        return f"Offered(done={self.done!r}, claim_code=***)"
+
+
 class DeviceLife:
     """Acts on devices on behalf of `actor` (for example "cli:anna").
 
@@ -53,9 +67,18 @@ class DeviceLife:
     """
 
     def __init__(
-        self, store: Store, *, actor: str, now_ms: Callable[[], int], ring: Callable[[int, float], int]
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        actor: str,
+        now_ms: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        ring: Callable[[int, float], int],
     ) -> None:
         self._store = store
+        self._keys = keys
+        self._entropy = entropy
         self._actor = actor
         self._now_ms = now_ms
         self._ring = ring
@@ -92,6 +115,30 @@ class DeviceLife:
         The old generation works until the new one logs in.
         """
         return self._act(name, remark, rules.rotate, "only an active one, which has logged in, has something to rotate")
+
+    def transfer(
+        self, name: str, to_owner: str, remark: str | None = None, *, valid_ms: int = TRANSFER_VALID_MS
+    ) -> Offered:
+        """Offer a device to another owner, whose registration token completes it within `valid_ms` with the claim code.
+
+        Until then nothing changes. At that moment all credentials end and new ones are issued, sessions end, the labels
+        become those of the new owner's token. Raises `names.InvalidName` for an owner or time that cannot be.
+        """
+        names.check_object_name("owner", to_owner)
+        if not 0 < valid_ms <= MAX_TRANSFER_VALID_MS:
+            raise names.InvalidName(f"a claim code is good for at most {MAX_TRANSFER_VALID_MS // 86_400_000} days")
+        code = new_claim_code(self._entropy(SECRET_ENTROPY_BYTES))
+
+        def verb(facts: Facts, known: DeviceFacts, by: rules.By) -> rules.Change:
+            verifier = code_verifier(self._keys, known.device.id, code)
+            return rules.offer(facts, known, by, Transfer(to_owner, verifier, by.now_ms + valid_ms))
+
+        hint = "see 'mqttprov device show', and cancel an open offer with 'mqttprov device transfer NAME --cancel'"
+        return Offered(self._act(name, remark, verb, hint), code)
+
+    def cancel_transfer(self, name: str, remark: str | None = None) -> Done:
+        """Take an offer back: its claim code completes nothing any more."""
+        return self._act(name, remark, rules.cancel_transfer, "see 'mqttprov device show'")
 
     def _act(self, name: str, remark: str | None, verb: Verb, hint: str, timeout_s: float = CONFIRM_TIMEOUT_S) -> Done:
         if remark is not None:

@@ -133,7 +133,7 @@ class StateDirectory:
     def device_life(self, actor: str, now_ms: Callable[[], int]) -> DeviceLife:
         """Give the operator's verbs on single devices, which act at once on every broker that runs on this state."""
         ring = functools.partial(doorbell.ring, self.path)
-        return DeviceLife(self.store, actor=actor, now_ms=now_ms, ring=ring)
+        return DeviceLife(self.store, self.keys, actor=actor, now_ms=now_ms, entropy=os.urandom, ring=ring)
 
     def close(self) -> None:
         """Close the store."""

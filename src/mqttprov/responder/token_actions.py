@@ -54,12 +54,17 @@ class TokenChange(msgspec.Struct, frozen=True):
 class TokenActions(Acting):
     """Changes registration tokens."""
 
-    def create_token(self, profile: str, name: str | None, settings: TokenChange) -> IssuedToken:
-        """Make a registration token; without a name it gets one. Raises `NotFound`, `Conflict`, `names.InvalidName`."""
+    def create_token(
+        self, profile: str, name: str | None, settings: TokenChange, owner: str | None = None
+    ) -> IssuedToken:
+        """Make a registration token; without a name it gets one. What it registers belongs to `owner`.
+
+        Raises `NotFound`, `Conflict`, `names.InvalidName`.
+        """
         if name is not None:
             names.check_object_name("token", name)
         with self._store.write() as transaction:
-            return self._add_token(transaction, find_profile(transaction, profile), name, settings)
+            return self._add_token(transaction, find_profile(transaction, profile), name, settings, owner)
 
     def create_tokens(
         self,
@@ -68,6 +73,7 @@ class TokenActions(Acting):
         count: int,
         settings: TokenChange,
         tell: Callable[[Sequence[IssuedToken]], None],
+        owner: str | None = None,
     ) -> None:
         """Make many registration tokens, `<name>-1` and so on with leading zeros, a thousand per transaction.
 
@@ -85,7 +91,7 @@ class TokenActions(Acting):
                 with self._store.write() as transaction:
                     found = find_profile(transaction, profile)
                     some = numbered[made : made + _TOKENS_PER_TRANSACTION]
-                    tell([self._add_token(transaction, found, one, settings) for one in some])
+                    tell([self._add_token(transaction, found, one, settings, owner) for one in some])
                 made += len(some)
         except BaseException as error:
             if made:
@@ -93,8 +99,15 @@ class TokenActions(Acting):
             raise
 
     def _add_token(
-        self, transaction: WriteTransaction, profile: Profile, name: str | None, settings: TokenChange
+        self,
+        transaction: WriteTransaction,
+        profile: Profile,
+        name: str | None,
+        settings: TokenChange,
+        owner: str | None = None,
     ) -> IssuedToken:
+        if owner is not None:
+            names.check_object_name("owner", owner)
         key = new_registration_key(self._entropy(KEY_ENTROPY_BYTES))
         secret = new_registration_secret(self._entropy(SECRET_ENTROPY_BYTES))
         token = NewToken(
@@ -104,6 +117,7 @@ class TokenActions(Acting):
             self._keys.registration_verifier(key, secret),
             self._now_ms(),
             **self._checked(settings),
+            owner=owner,
         )
         transaction.add_token(token)
         event = self._event(
@@ -112,6 +126,7 @@ class TokenActions(Acting):
             token=token.name,
             key=key,
             text=_described(settings, new=True),
+            owner=owner,
         )
         transaction.append([event])
         return IssuedToken(profile.name, token.name, key, secret)

@@ -50,6 +50,7 @@ class TokenRow(msgspec.Struct, frozen=True):
     created_ms: int
     last_used_ms: int | None
     old_secret_until_ms: int | None = None
+    owner: str | None = None
 
 
 class RegisteredRow(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +79,8 @@ class DeviceRow(msgspec.Struct, frozen=True):
     generation: int | None
     first_login_ms: int | None
     rotation_due: bool
+    transfer_to: str | None = None
+    transfer_expires_ms: int | None = None
 
 
 class DeviceQuery(msgspec.Struct, frozen=True):
@@ -174,6 +177,7 @@ class NewToken(msgspec.Struct, frozen=True):
     max_registrations: int | None = None
     expires_ms: int | None = None
     device_name_pattern: str | None = None
+    owner: str | None = None
 
 
 class Reader(Protocol):

@@ -21,6 +21,7 @@ import msgspec
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event, chain
 from mqttprov.core.facts import (
     ActivateCredential,
+    ChangeOwner,
     ChangeState,
     CountRegistration,
     CreateDevice,
@@ -31,6 +32,7 @@ from mqttprov.core.facts import (
     ProvisionDevice,
     ReleaseName,
     RequestRotation,
+    SetTransfer,
     SupersedeCredentials,
 )
 from mqttprov.core.model import Credential, Device, OperatorRole, Profile
@@ -202,11 +204,11 @@ class SqliteTransaction:
         execute = self._connection.execute
         tokens = {}
         for row in execute(STATEMENTS["tokens_by_key"], (_json(list(token_keys)),)).fetchall() if token_keys else ():
-            tokens[row[2]] = token_from_row(row[:13], profile_from_row(row[13:]))
+            tokens[row[2]] = token_from_row(row[:14], profile_from_row(row[14:]))
         devices: dict[str, DeviceFacts] = {}
         by_id: dict[str, DeviceFacts] = {}
         for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[13])
+            facts = DeviceFacts(device_from_row(row), [], set(), row[17])
             devices[facts.device.fold] = by_id[facts.device.id] = facts
         if by_id:
             ids = (_json(list(by_id)),)
@@ -249,6 +251,11 @@ class SqliteTransaction:
                     self._connection.execute(STATEMENTS["release_name"], (device_id, name))
                 case RequestRotation(device_id, _, generation):
                     self._connection.execute(STATEMENTS["request_rotation"], (device_id, generation))
+                case SetTransfer(device_id, _, offer):
+                    code = (offer.to_owner, offer.code, offer.expires_ms) if offer else (None, None, None)
+                    self._connection.execute(STATEMENTS["set_transfer"], (device_id, *code))
+                case ChangeOwner(device_id, _, owner, transferred_ms):
+                    self._connection.execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
         self._update_devices([self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created])
         # Ended and activated generations first: a new one may take over a login key that is free only then.
@@ -327,7 +334,8 @@ class SqliteTransaction:
     def add_token(self, token: NewToken) -> int:
         """Store a new registration token (`WriteTransaction.add_token`)."""
         row = (token.profile_id, token.name, fold(token.name), token.key, token.verifier, _json(token.labels),
-               token.max_registrations, token.expires_ms, token.device_name_pattern, token.created_ms)  # fmt: skip
+               token.max_registrations, token.expires_ms, token.device_name_pattern, token.created_ms,
+               token.owner)  # fmt: skip
         with _unique(f"this profile has a token named {token.name!r} already"):
             return self._connection.execute(STATEMENTS["insert_token"], row).lastrowid or 0
 

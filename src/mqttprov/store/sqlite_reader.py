@@ -23,6 +23,7 @@ from mqttprov.core.model import (
     ReprovisionPolicy,
     Strategy,
     Token,
+    Transfer,
 )
 from mqttprov.core.names import fold
 from mqttprov.core.selectors import Relation
@@ -78,15 +79,15 @@ def profile_from_row(row: Row) -> Profile:
 
 
 def token_from_row(row: Row, profile: Profile) -> Token:
-    """Make a registration token from its thirteen columns."""
+    """Make a registration token from its fourteen columns."""
     id_, name, key, verifier, labels, *rest = row
     return Token(id_, profile, name, key, verifier, _labels(labels), *rest)
 
 
 def device_from_row(row: Row) -> Device:
-    """Make a device from the first thirteen columns."""
-    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, *rest = row[:13]
-    rotate_from, claim, factory_key = rest
+    """Make a device from the first seventeen columns."""
+    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, *rest = row[:17]
+    rotate_from, claim, factory_key, to_owner, code, expires_ms, transferred_ms = rest
     return Device(
         id_,
         name,
@@ -101,6 +102,8 @@ def device_from_row(row: Row) -> Device:
         rotate_from,
         claim,
         factory_key,
+        None if to_owner is None else Transfer(to_owner, code, expires_ms),
+        transferred_ms,
     )
 
 
@@ -132,7 +135,7 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
 
 
 def _login_from_row(row: Row) -> LoginFacts:
-    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[27:]))
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[31:]))
 
 
 _RELATIONS: Final = {

@@ -3,7 +3,7 @@
 
 -- name: tokens_by_key
 SELECT t.id, t.name, t.key, t.verifier, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms, t.previous_verifier, t.previous_until_ms, t.proof_base,
+       t.revoked_ms, t.previous_verifier, t.previous_until_ms, t.proof_base, t.owner,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
@@ -11,7 +11,7 @@ WHERE t.key IN (SELECT value FROM json_each(?));
 
 -- name: devices_by_fold
 SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from, claim, factory_key,
-       last_generation
+       transfer_to, transfer_code, transfer_expires_ms, transferred_ms, last_generation
 FROM device WHERE fold IN (SELECT value FROM json_each(?));
 
 -- name: live_credentials
@@ -45,6 +45,14 @@ UPDATE device SET name = ?2, fold = ?2 WHERE id = ?1;
 
 -- name: request_rotation
 UPDATE device SET rotate_from = ?2 WHERE id = ?1;
+
+-- name: set_transfer
+UPDATE device SET transfer_to = ?2, transfer_code = ?3, transfer_expires_ms = ?4 WHERE id = ?1;
+
+-- name: change_owner
+UPDATE device SET owner = ?2, transferred_ms = coalesce(?3, transferred_ms),
+                  transfer_to = NULL, transfer_code = NULL, transfer_expires_ms = NULL
+WHERE id = ?1;
 
 -- name: update_credentials
 UPDATE credential SET status = j.status, first_login_ms = coalesce(j.first_login_ms, credential.first_login_ms)
@@ -110,7 +118,7 @@ WHERE d.state = ?1 AND coalesce(c.issued_ms, d.created_ms) < ?2 ORDER BY since_m
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
        d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
-       d.rotate_from, NULL, NULL,
+       d.rotate_from, NULL, NULL, NULL, NULL, NULL, NULL,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
@@ -142,12 +150,12 @@ FROM profile AS p WHERE ?1 IS NULL OR p.fold = ?1 ORDER BY p.id;
 
 -- name: insert_token
 INSERT INTO token (profile_id, name, fold, key, verifier, labels, max_registrations, expires_ms, device_name_pattern,
-                   created_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                   created_ms, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: tokens
 SELECT t.id, t.name, t.key, p.name, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
-       t.revoked_ms, t.created_ms, t.last_used_ms, t.previous_until_ms
+       t.revoked_ms, t.created_ms, t.last_used_ms, t.previous_until_ms, t.owner
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE (?1 IS NULL OR p.fold = ?1) AND (?2 IS NULL OR t.fold = ?2 OR t.key = ?2) ORDER BY t.id;
 
@@ -162,7 +170,8 @@ WHERE id = :id;
 -- What `find_devices` asks for follows behind it. CROSS JOIN keeps devices first: they come in order without sorting.
 -- name: devices
 SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
-       c.type, c.status, c.generation, c.first_login_ms, coalesce(d.last_generation <= d.rotate_from, 0)
+       c.type, c.status, c.generation, c.first_login_ms, coalesce(d.last_generation <= d.rotate_from, 0),
+       d.transfer_to, d.transfer_expires_ms
 FROM device AS d
 CROSS JOIN profile AS p ON p.id = d.profile_id
 LEFT JOIN token AS t ON t.id = d.token_id

@@ -82,6 +82,7 @@ _TEXT_FIELDS: Final = {
     "hash": _TextField("certificate", MAX_PEM_CHARS, convert=SuppliedCertificate),
     "csr": _TextField("csr", MAX_PEM_CHARS, convert=SuppliedCsr),
     "requestId": _TextField("request_id"),
+    "claimCode": _TextField("claim_code"),
 }
 
 
