@@ -5,6 +5,7 @@ is written with few, large statements: each step of the engine gives up Python's
 busy event loop costs far more than the rows themselves.
 """
 
+import fcntl
 import operator
 import os
 import sqlite3
@@ -92,6 +93,17 @@ def _migrations() -> list[tuple[int, str]]:
 
 
 @contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Keep other threads and processes that would set up the same database waiting."""
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn the engine's errors into `StoreUnavailable` with what to do about it."""
     try:
@@ -127,8 +139,8 @@ class SqliteStore:
 
     def _prepare(self, *, create: bool) -> None:
         execute = self._connection.execute
+        version = self._version()  # first: with a version there is an application id, if it is ours
         application = execute("PRAGMA application_id").fetchone()[0]
-        version = self._version()
         if not version and not create:
             # An interrupted `init`, or a file that was cut to nothing: never take the latter for a new database.
             raise StoreUnavailable(
@@ -139,26 +151,29 @@ class SqliteStore:
         newest = _migrations()[-1][0]
         if version > newest:
             raise StoreUnavailable(f"{self.path} was written by a newer mqttprov (schema {version}); update this one")
-        execute("PRAGMA journal_mode = WAL")
+        if version < newest or execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            # Two that change the journal mode at once can lock each other out, and SQLite waits for neither.
+            with _alone(self.path.with_name(f"{self.path.name}.lock")):
+                execute("PRAGMA journal_mode = WAL")
+                version = self._version()
+                for number, script in _migrations():
+                    if number > version:
+                        self._migrate(number, script)
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA foreign_keys = OFF")  # the rules keep references right; checking costs a look-up per row
         execute("PRAGMA wal_autocheckpoint = 4000")
-        for number, script in _migrations():
-            if number > version:
-                self._migrate(number, script)
 
     def _migrate(self, number: int, script: str) -> None:
-        """Bring the schema to the next version; another process may do the same at this moment."""
+        """Bring the schema to the next version, whole or not at all."""
         try:
             self._connection.executescript(
                 f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id = {_APPLICATION_ID};\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
             )
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            if self._version() < number:
-                raise
+            raise
 
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
