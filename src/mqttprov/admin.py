@@ -120,12 +120,14 @@ class Admin(Administration):
 
     @cached_property
     def life(self) -> DeviceLife:
-        """The verbs on single devices: suspend, resume, decommission, release, rotate, transfer. They act at once."""
+        """The verbs on single devices, from suspend to transfer. They act at once."""
         return self._state.device_life(self._actor, now_ms)
 
-    def revoke_token_with_devices(self, name_or_key: str, profile: str | None) -> tuple[TokenRow, int]:
+    def revoke_token_with_devices(
+        self, name_or_key: str, profile: str | None, tell_progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[TokenRow, int]:
         """End a token and suspend all devices that it ever registered; their sessions have ended on return (P7)."""
-        row, suspended = super().revoke_token_with_devices(name_or_key, profile)
+        row, suspended = super().revoke_token_with_devices(name_or_key, profile, tell_progress)
         doorbell.ring(self._state.path, self._reader.head().seq, CONFIRM_TIMEOUT_S)
         return row, suspended
 
@@ -159,15 +161,19 @@ class Admin(Administration):
         state: LifecycleState | None = None,
         owner: str | None = None,
         profile: str | None = None,
+        unseen_for_ms: int | None = None,
         after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[DeviceRow]:
         """List devices for which all conditions hold, oldest first.
 
-        `labels` are selectors: `key=value`, `key!=value` (also without the label) and `key` (it exists). A page of
-        `limit` devices begins behind the id `after`. Raises `InvalidName` for what is no selector.
+        `labels` are selectors: `key=value`, `key!=value` (also without the label) and `key` (it exists).
+        `unseen_for_ms` means devices that were not in use for that long, or, never used, made before; decommissioned
+        ones only with their `state`. When a device was last in use is known to about an hour. A page of `limit` devices
+        begins behind the id `after`. Raises `InvalidName` for what is no selector.
         """
-        query = DeviceQuery(None, profile, owner, state, parse_selectors(labels), after, limit)
+        unseen_since_ms = None if unseen_for_ms is None else now_ms() - unseen_for_ms
+        query = DeviceQuery(None, profile, owner, state, parse_selectors(labels), after, limit, unseen_since_ms)
         return self._reader.find_devices(query)
 
     def device(self, name: str) -> DeviceRow:

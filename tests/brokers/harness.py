@@ -271,8 +271,7 @@ class Running:
         self._offset_s += seconds
         loop, offset_s = asyncio.get_running_loop(), self._offset_s
         self.broker.now_s = lambda: loop.time() + offset_s
-        self.broker.wheel.turn(self.broker.now_s())
-        self.broker.flush()
+        self.broker.turn()
 
     async def open(self, connect: Connect | None, **options: Any) -> Client:
         """Open a client that is closed at the end of the test."""

@@ -17,7 +17,7 @@ from mqttprov.brokers.farewell import WIPE_CALL, Farewells
 from mqttprov.brokers.wheel import DeadlineWheel
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
-from mqttprov.core.login import LoginRefusal, Principal, Role
+from mqttprov.core.login import Holder, LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import (
     AUDIT_PREFIX,
@@ -44,6 +44,7 @@ from mqttprov.mqtt import (
     is_shared,
     validate_topic_filter,
 )
+from mqttprov.responder.gathered import SEEN_INTERVAL_MS
 from mqttprov.responder.service import Responder
 
 MAX_FILTERS_PER_SESSION: Final = 256
@@ -81,7 +82,18 @@ class EmbeddedBroker:
         self._by_principal: dict[str, dict[Connection, None]] = {}
         self._tree: SubscriptionTree[Connection] = SubscriptionTree()
         self._flush_scheduled = False
+        self._tell_seen_s = loop.time() + SEEN_INTERVAL_MS / 1000
         self.farewells = Farewells(self, loop)
+
+    def turn(self) -> None:
+        """End what is overdue, and once an hour tell which devices are connected; to be called about once a second."""
+        now_s = self.now_s()
+        self.wheel.turn(now_s)
+        if now_s >= self._tell_seen_s:
+            self._tell_seen_s = now_s + SEEN_INTERVAL_MS / 1000
+            principals = (next(iter(sessions)).principal for sessions in self._by_principal.values())
+            self.responder.seen(p.device_id for p in principals if p is not None and p.device_id)
+        self.flush()
 
     # --- connections ---
 
@@ -110,6 +122,9 @@ class EmbeddedBroker:
             displaced = self._by_client.get(place)
             if displaced is not None:
                 displaced.end(ReasonCode.SESSION_TAKEN_OVER)
+                if principal.device_id:
+                    holder = Holder(principal.name, principal.device_id, principal.generation)
+                    self.responder.taken_over(holder, connection.source)
             self._by_client[place] = connection
         others = self._by_principal.setdefault(place[0], {})
         for other in list(others):
@@ -212,6 +227,8 @@ class EmbeddedBroker:
             self.farewells.begin(event, self._ended_by(event))
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(event)
+        elif event.kind == EventKind.LABELLED:
+            self._relabel(event)
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -249,6 +266,16 @@ class EmbeddedBroker:
             if connection not in called and connection.principal is not None:
                 # It is told once it listens, as one that comes back later.
                 connection.principal = msgspec.structs.replace(connection.principal, rotation_due=True)
+
+    def _relabel(self, event: ChainedEvent) -> None:
+        """Let the sessions of a device know its new labels; it is told when it asks."""
+        try:
+            labels = parse_body(event.body)[1].labels or {}
+        except ValueError:  # damaged in the store: they keep what they had at their login
+            return
+        for connection in self._by_principal.get(event.device_id or "", ()):
+            if connection.principal is not None:
+                connection.principal = msgspec.structs.replace(connection.principal, labels=labels)
 
     # --- subscriptions ---
 

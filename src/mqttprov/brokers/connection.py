@@ -43,6 +43,7 @@ _REFUSALS: Final = {
     LoginRefusal.UNKNOWN: ReasonCode.BAD_USER_NAME_OR_PASSWORD,
     LoginRefusal.WRONG_PASSWORD: ReasonCode.BAD_USER_NAME_OR_PASSWORD,
     LoginRefusal.STATE: ReasonCode.NOT_AUTHORIZED,
+    LoginRefusal.SUPERSEDED: ReasonCode.BAD_USER_NAME_OR_PASSWORD,  # as UNKNOWN; for the audit only
     LoginRefusal.UNAVAILABLE: ReasonCode.SERVER_UNAVAILABLE,
 }
 

@@ -175,8 +175,7 @@ class EmbeddedServer:
 
     def _turn(self) -> None:
         """End what is overdue."""
-        self.broker.wheel.turn(self.broker.now_s())
-        self.broker.flush()
+        self.broker.turn()
         self._repeat(1, 1.0, self._turn)
 
     def _repeat(self, place: int, delay_s: float, function: Callable[[], None]) -> None:

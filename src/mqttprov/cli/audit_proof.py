@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from mqttprov.cli.errors import Exit, Failure
-from mqttprov.cli.output import emit, emit_fields, emit_json, escaped, iso_time, say
+from mqttprov.cli.output import cell, emit, emit_fields, emit_json, escaped, iso_time, say
 from mqttprov.cli.state import JsonOption, StateOption, opened, reading, state_path
 from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, CutTail, Event, parse_body, verify
 from mqttprov.core.checkpoint import BadCheckpoint, parse_verifier_key, read_checkpoints
@@ -90,7 +90,7 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 def _csv_cell(value: Any) -> str:
     """Quote a value, and take from it what a spreadsheet would run (security.md SD-15)."""
-    text = "" if value is None else str(value)
+    text = "" if value is None else cell(value) if isinstance(value, dict) else str(value)
     if text.startswith(_FORMULA):
         text = "'" + text
     return '"' + escaped(text).replace('"', '""') + '"'

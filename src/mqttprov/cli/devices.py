@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from mqttprov.admin import DeviceRow, Done, ImportCount, LifecycleState
 from mqttprov.cli import values
 from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
-from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.output import cell, emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.progress import progress
 from mqttprov.cli.secret_files import SecretSheet, new_secret_file, secret_sheet
 from mqttprov.cli.state import JsonOption, StateOption, administering, caring, reading
 
@@ -28,13 +29,13 @@ _COLUMNS = {
     "credentialsType": "CREDENTIALS",
     "generation": "GENERATION",
     "createdAt": "CREATED",
+    "lastSeenAt": "LAST SEEN",
 }
 NameArgument = Annotated[str, typer.Argument(help="Name of the device.")]
 ReasonOption = Annotated[
     str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit event.", show_default=False)
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-_PROGRESS_LINES: Final = 10_000
 _HISTORY = {
     "generation": "GENERATION",
     "type": "CREDENTIALS",
@@ -54,6 +55,14 @@ def list_(
     in_state: Annotated[LifecycleState | None, typer.Option(help="Devices in this lifecycle state only.")] = None,
     owner: Annotated[str | None, typer.Option(metavar="O", help="Devices of this owner only.")] = None,
     profile: Annotated[str | None, typer.Option(metavar="P", help="Devices of this profile only.")] = None,
+    stale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="7d",
+            help="Devices that have not been in use for so long (to an hour), or, never used, were made before.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="A page of so many devices.", show_default="all")
     ] = None,
@@ -63,8 +72,12 @@ def list_(
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V."""
+    """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V.
+
+    With --stale decommissioned devices are listed only by --in-state decommissioned.
+    """
     wanted: dict[str, Any] = {"labels": label or (), "state": in_state, "owner": owner, "profile": profile}
+    wanted["unseen_for_ms"] = None if stale is None else values.duration_ms(stale)
     last: list[str] = []
 
     def page_of(rows: Iterable[DeviceRow]) -> Iterator[dict[str, Any]]:
@@ -229,6 +242,60 @@ def transfer(
     emit_fields(told)
 
 
+@app.command("label")
+def label_(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME] K=V|K-...", help="Name of the device, unless --label selects; labels to set or to remove."
+        ),
+    ],
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K=V|K!=V|K", help="All devices whose label is so, is not so, or exists; repeatable."),
+    ] = None,
+    reason: ReasonOption = None,
+    yes: YesOption = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Set labels of a device, or of all that --label selects; K- removes one. Others stay as they are.
+
+    A session that is open has the new labels at once. Decommissioned devices keep theirs.
+    """
+    name, changed = (None, what) if label else (what[0], what[1:])
+    if (name is not None and "=" in name) or not changed:
+        raise Failure("give a name (or --label) and what to change: K=V to set, K- to remove", Exit.USAGE)
+    changes = values.label_changes(changed)
+    if name is not None:
+        with caring(state) as life:
+            done = life.label(name, changes, reason)
+        _tell(done, f"has the labels {cell(done.device.labels)}", json=json)
+        return
+    with administering(state) as admin:
+        total = sum(1 for _ in admin.devices(labels=label or ()))
+        confirm(f"Label {total} devices?", yes=yes)
+        with progress("labelling", total, json=json) as tell:
+            count = admin.label_devices(label or (), changes, remark=reason, tell_progress=tell)
+    if json:
+        emit_json({"selected": total, "labelled": count})
+    else:
+        say(f"{count} of {total} devices are labelled; the others had these labels, or are decommissioned.")
+
+
+@app.command()
+def assign(
+    name: NameArgument,
+    owner: Annotated[str, typer.Option(metavar="OWNER", help="Whose it is from now on.")],
+    reason: ReasonOption = None,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a device that has no owner to one; a device that has one passes on by `device transfer`."""
+    with caring(state) as life:
+        _tell(life.assign(name, owner, reason), f"belongs to {owner!r}", json=json)
+
+
 def _ask(state: Path | None, name: str, question: str, *, yes: bool) -> None:
     with reading(state) as reader:
         found = next(reader.devices(name), None)
@@ -265,24 +332,16 @@ def import_(
 
     A device with a claim secret proves itself by it the first time, in place of the token's secret.
     """
-    told = [0]
-
-    def tell_progress(count: ImportCount) -> None:
-        lines = count.made + count.skipped + count.failed
-        if lines // _PROGRESS_LINES > told[0]:
-            told[0] = lines // _PROGRESS_LINES
-            say(f"{lines} lines: {_summary(count)}")
-
     secrets: AbstractContextManager[SecretSheet | None] = nullcontext()
     if claim_secrets is not None and not dry_run:
         secrets = secret_sheet(claim_secrets, ("name", "claimSecret"))
-    with administering(state) as admin, secrets as sheet:
+    with administering(state) as admin, secrets as sheet, progress("lines", None, json=json) as tell:
         count = admin.import_list(
             file,
             profile=profile,
             tell_fault=lambda fault: say(f"line {fault.number}: {fault.text}"),
             tell_claims=None if claim_secrets is None else (lambda _: None) if sheet is None else sheet.add,
-            tell_progress=tell_progress,
+            tell_progress=lambda count: tell(count.made + count.skipped + count.failed),
             dry_run=dry_run,
         )
     if json:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,6 +14,7 @@ from mqttprov.cli import values
 from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_object, emit_json_rows, record, say
+from mqttprov.cli.progress import progress
 from mqttprov.cli.secret_files import new_secret_file, secret_sheet
 from mqttprov.cli.state import JsonOption, StateOption, administering
 
@@ -116,15 +117,16 @@ def create(
     with administering(state) as admin:
         if count is not None and out is not None:
             many = values.whole_number(count)
-            with secret_sheet(out, ("name", "provisionDeviceKey", "provisionDeviceSecret")) as sheet:
-                admin.create_tokens(
-                    profile,
-                    name,
-                    many,
-                    settings,
-                    lambda some: sheet.add([(t.name, t.key, t.secret) for t in some]),
-                    owner,
-                )
+            heading = ("name", "provisionDeviceKey", "provisionDeviceSecret")
+            with secret_sheet(out, heading) as sheet, progress("making", many, json=json) as tell:
+                done = 0
+
+                def keep(some: Sequence[IssuedToken]) -> None:
+                    nonlocal done
+                    sheet.add([(t.name, t.key, t.secret) for t in some])
+                    tell(done := done + len(some))
+
+                admin.create_tokens(profile, name, many, settings, keep, owner)
             (emit_json if json else emit_fields)({"profile": profile, "tokens": many, "outputFile": str(out)})
             return
         _issue(output_file, lambda: admin.create_token(profile, name, settings, owner), json=json)
@@ -198,7 +200,8 @@ def revoke(
         confirm(f"Revoke token {row.name!r} of profile {row.profile!r}{devices}?", yes=yes)
         suspended: dict[str, int] = {}
         if cascade:
-            row, count = admin.revoke_token_with_devices(row.key, None)
+            with progress("suspending", row.used, json=json) as tell:
+                row, count = admin.revoke_token_with_devices(row.key, None, tell)
             suspended = {"suspendedDevices": count}
         else:
             row = admin.revoke_token(row.key, None)

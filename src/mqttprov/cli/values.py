@@ -44,6 +44,20 @@ def labels(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def label_changes(given: Sequence[str]) -> dict[str, str | None]:
+    """Read `key=value`, or `key-` for a label that is to go (None). Raises a usage error."""
+    removed = [text for text in given if "=" not in text]
+    for text in removed:
+        if not text.endswith("-"):
+            raise typer.BadParameter(f"{text!r} changes no label; write key=value, or key- to remove one")
+    changes: dict[str, str | None] = dict(labels([text for text in given if "=" in text]))
+    for key in (text[:-1] for text in removed):
+        if key in changes:
+            raise typer.BadParameter(f"label {key!r} is given twice; give it once")
+        changes[key] = None
+    return changes
+
+
 def whole_number(text: str) -> int:
     """Read a number without sign or point. Raises a usage error."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):

@@ -43,10 +43,16 @@ class EventKind(StrEnum):
     TRANSFER_COMPLETED = "transfer-completed"
     WIPED = "wiped"
     NOT_WIPED = "not-wiped"
+    LABELLED = "labelled"
+    OWNER_ASSIGNED = "owner-assigned"
+    TAKEN_OVER = "taken-over"
 
 
 # A broker that meets one of these ends the sessions of the device that it names (P7).
 ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED, EventKind.TRANSFER_COMPLETED})
+
+# A login that was decided before one of these, and arrives after it, is decided again.
+CHANGES_LOGINS: Final = ENDS_SESSIONS | {EventKind.LABELLED}
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
@@ -55,7 +61,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
     carried, `count` how many requests an aggregated event stands for, `text` what was changed or said,
     `wait_s` how long a broker shall wait for the device before it ends its sessions, `owner` and `to_owner` whose the
-    device is or was, and to whom it is transferred.
+    device is or was, and to whom it is transferred or given, `labels` the labels that it has from now on.
     """
 
     kind: EventKind
@@ -78,6 +84,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     wait_s: float | None = None
     owner: str | None = None
     to_owner: str | None = None
+    labels: dict[str, str] | None = None
 
 
 class ChainedEvent(msgspec.Struct, frozen=True, gc=False):

@@ -3,25 +3,28 @@
 Nothing is applied when it cannot be done: every function raises `IllegalTransition` before its first effect.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.facts import (
+    ChangeOwner,
     ChangeState,
     DeviceFacts,
     Effect,
     Facts,
     ReleaseName,
     RequestRotation,
+    SetLabels,
     SetTransfer,
     SupersedeCredentials,
 )
 from mqttprov.core.lifecycle import IllegalTransition, LifecycleEvent, transition
 from mqttprov.core.limits import MAX_REMARK_CHARS
 from mqttprov.core.model import CredentialStatus, LifecycleState, Transfer
-from mqttprov.core.names import InvalidName
+from mqttprov.core.names import InvalidName, check_labels, check_object_name
 
 TOMBSTONE_MARK = "#"  # no device name may hold it, so a released tombstone's name can never be asked for
 
@@ -133,6 +136,41 @@ def cancel_transfer(facts: Facts, known: DeviceFacts, by: By) -> Change:
     event = _event(EventKind.TRANSFER_CANCELLED, known, by, device.state)
     event = msgspec.structs.replace(event, owner=device.owner, to_owner=device.transfer.to_owner)
     return _changed(facts, [SetTransfer(device.id, device.fold, None)], event)
+
+
+def assign(facts: Facts, known: DeviceFacts, by: By, owner: str) -> Change:
+    """Give a device without owner to one. Raises `InvalidName`.
+
+    One that has an owner passes on by a transfer only, to which both sides agree.
+    """
+    check_object_name("owner", owner)
+    device = known.device
+    if device.state is LifecycleState.DECOMMISSIONED:
+        raise IllegalTransition("a decommissioned device gets no owner")
+    if device.owner is not None:
+        raise IllegalTransition(f"it belongs to {device.owner!r}")
+    if device.transfer is not None and by.now_ms < device.transfer.expires_ms:
+        raise IllegalTransition(f"it is offered to {device.transfer.to_owner!r}")
+    event = _event(EventKind.OWNER_ASSIGNED, known, by, device.state)
+    event = msgspec.structs.replace(event, to_owner=owner)
+    return _changed(facts, [ChangeOwner(device.id, device.fold, owner, None)], event)
+
+
+def label(facts: Facts, known: DeviceFacts, by: By, changes: Mapping[str, str | None]) -> Change:
+    """Set labels of a device, and remove those whose value is None. Raises `InvalidName` past their limits (P9)."""
+    device = known.device
+    if device.state is LifecycleState.DECOMMISSIONED:
+        raise IllegalTransition("a decommissioned device keeps the labels that it had")
+    labels = labels_after(device.labels, changes)
+    event = msgspec.structs.replace(_event(EventKind.LABELLED, known, by, device.state), labels=labels)
+    return _changed(facts, [SetLabels(device.id, device.fold, labels)], event)
+
+
+def labels_after(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Give the labels that follow from a change. Raises `InvalidName`."""
+    check_labels({key: value or "" for key, value in changes.items()})
+    after: dict[str, str | None] = {**labels, **changes}
+    return check_labels({key: value for key, value in after.items() if value is not None})
 
 
 def _moved(known: DeviceFacts, state: LifecycleState) -> ChangeState:

@@ -128,7 +128,14 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
 _LOGIN_REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
     LoginRefusal.UNKNOWN: (
         "with credentials that nobody has",
-        "Superseded credentials look like this too: a device that was copied, or was set back to an old state.",
+        "If a device of yours has them: let it provision itself again.",
+    ),
+    LoginRefusal.SUPERSEDED: (
+        "with superseded credentials",
+        (
+            "The device was copied, or was set back to an old state. 'mqttprov device show NAME' has the history; if "
+            "it is one and the same device and lost its newest credentials, let it provision itself again."
+        ),
     ),
     LoginRefusal.WRONG_PASSWORD: (
         "with a wrong password",
@@ -211,7 +218,18 @@ def _refused(event: Event) -> str:
 
 def _login_refused(event: Event) -> str:
     how = _LOGIN_REFUSALS.get(event.reason or "", (f"for the reason '{event.reason}'", ""))[0]
-    return f"{_times(event, 'login')} {how} {'was' if event.count == 1 else 'were'} refused."
+    whose = f" of {event.device!r} (generation {event.generation})" if event.device else ""
+    return f"{_times(event, 'login')} {how}{whose} {'was' if event.count == 1 else 'were'} refused."
+
+
+def _labelled(event: Event) -> str:
+    labels = ", ".join(f"{key}={value}" for key, value in sorted((event.labels or {}).items()))
+    remark = f" ({event.text})" if event.text else ""
+    return f"{event.actor} labelled {_device(event)}; it now has {labels or 'no labels'}{remark}."
+
+
+def _taken_over(event: Event) -> str:
+    return f"{_times(event, 'takeover')} of the session of {_device(event)}: two connections use one client id."
 
 
 def _changed(event: Event) -> str:
@@ -283,6 +301,11 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
         f"{_provisioned(e)}new credentials, {_credentials(e)}: it has passed from {_owner(e.owner)} to "
         f"{_owner(e.to_owner)}, and older generations have ended."
     ),
+    EventKind.LABELLED: _labelled,
+    EventKind.OWNER_ASSIGNED: lambda e: (
+        f"{e.actor} gave {_device(e)}, which had no owner, to {_owner(e.to_owner)}{f' ({e.text})' if e.text else ''}."
+    ),
+    EventKind.TAKEN_OVER: _taken_over,
     EventKind.WIPED: lambda e: f"{_device(e)} wiped its credentials{_from(e)}, as it was asked to.",
     EventKind.NOT_WIPED: lambda e: (
         f"It is not known whether {_device(e)} wiped its credentials{f': {e.text}' if e.text else ''}."

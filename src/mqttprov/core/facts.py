@@ -83,6 +83,14 @@ class ChangeState(msgspec.Struct, frozen=True, gc=False):
     state: LifecycleState
 
 
+class SetLabels(msgspec.Struct, frozen=True):
+    """An operator gave the device these labels, in place of those that it had."""
+
+    device_id: str
+    fold: str
+    labels: dict[str, str]
+
+
 class ReleaseName(msgspec.Struct, frozen=True, gc=False):
     """A tombstone gives up its name: from now on it is known by `name`, which no device can ask for."""
 
@@ -124,6 +132,7 @@ Effect = (
     | SupersedeCredentials
     | ActivateCredential
     | ChangeState
+    | SetLabels
     | ReleaseName
     | RequestRotation
     | SetTransfer
@@ -162,6 +171,7 @@ class Facts(msgspec.Struct):
             case ActivateCredential(_, fold, generation, at_ms):
                 facts = self.devices[fold]
                 facts.device.state = transition(facts.device.state, LifecycleEvent.FIRST_LOGIN)
+                facts.device.last_seen_ms = at_ms
                 for credential in facts.credentials:
                     if credential.generation == generation:
                         credential.status = CredentialStatus.ACTIVE
@@ -172,7 +182,7 @@ class Facts(msgspec.Struct):
                 facts = self.devices.pop(fold)
                 facts.device.name = facts.device.fold = name
                 self.devices[name] = facts
-            case RequestRotation() | SetTransfer() | ChangeOwner():
+            case SetLabels() | RequestRotation() | SetTransfer() | ChangeOwner():
                 _note(self.devices[effect.fold].device, effect)
 
     def _supersede(self, facts: DeviceFacts, generations: tuple[int, ...]) -> None:
@@ -185,8 +195,10 @@ class Facts(msgspec.Struct):
         self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)
 
 
-def _note(device: Device, effect: RequestRotation | SetTransfer | ChangeOwner) -> None:
+def _note(device: Device, effect: SetLabels | RequestRotation | SetTransfer | ChangeOwner) -> None:
     match effect:
+        case SetLabels():
+            device.labels = effect.labels
         case RequestRotation():
             device.rotate_from = effect.generation
         case SetTransfer():

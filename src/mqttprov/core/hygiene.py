@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 NEAR_LIMIT: Final = 0.9  # of a token's maximum
+FIGHT: Final = 3  # takeovers in a minute; a device that lost its connection takes over from itself once
 
 
 class FindingKind(StrEnum):
@@ -14,6 +15,8 @@ class FindingKind(StrEnum):
 
     SHARED_KEY = "shared-key"
     ALTERNATING_SOURCES = "alternating-sources"
+    SUPERSEDED_IN_USE = "superseded-in-use"
+    CLIENT_ID_FIGHTS = "client-id-fights"
     FAILED_ATTEMPTS = "failed-attempts"
     REUSED_NAMES = "reused-names"
     NO_OWNER = "no-owner"
@@ -27,6 +30,10 @@ MEANINGS: Final = {
     FindingKind.SHARED_KEY: "public keys are used under several device names: a device with two names, or a copied key",
     FindingKind.ALTERNATING_SOURCES: "devices were provisioned from one address, another, and the first again: two "
     "devices may share one name",
+    FindingKind.SUPERSEDED_IN_USE: "superseded credentials were used lately: a copied device, or one that was set back "
+    "to an old state",
+    FindingKind.CLIENT_ID_FIGHTS: "devices took their session over from themselves, again and again, lately: two "
+    "connections with one client id",
     FindingKind.FAILED_ATTEMPTS: "sources were refused lately",
     FindingKind.REUSED_NAMES: "devices asked for credentials more than once",
     FindingKind.NO_OWNER: "devices have no owner",
@@ -61,6 +68,11 @@ def alternates(sources: Iterable[str | None]) -> bool:
             left.add(current)
         current = source
     return False
+
+
+def is_fight(takeovers: int) -> bool:
+    """Tell whether so many takeovers of one device's session, in about a minute, are more than reconnecting."""
+    return takeovers >= FIGHT
 
 
 def is_near_limit(used: int, max_registrations: int | None) -> bool:

@@ -1,6 +1,6 @@
 """Logins with operational credentials: who is it, may it, and is it the first time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -29,7 +29,7 @@ class Role(StrEnum):
 class Principal(msgspec.Struct, frozen=True):
     """Who is behind a session. `name` is the device's or operator's; patterns are the profile's, `%d` filled in.
 
-    `labels` are the device's as they were at its login.
+    `labels` are the device's.
     """
 
     role: Role
@@ -62,6 +62,23 @@ class LoginFacts(msgspec.Struct, frozen=True):
     profile: Profile
 
 
+class Holder(msgspec.Struct, frozen=True, gc=False):
+    """A device, by name and id, and the generation with which it came."""
+
+    device: str
+    device_id: str
+    generation: int
+
+
+class SupersededLogin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A superseded credential that a login key names; `verifier` is that of its password, if it had one."""
+
+    device: str
+    device_id: str
+    generation: int
+    verifier: str | None
+
+
 class OperatorFacts(msgspec.Struct, frozen=True):
     """An operator's MQTT login; `verifier` is the keyed hash of the password that we made."""
 
@@ -78,15 +95,20 @@ class LoginRefusal(StrEnum):
     WRONG_PASSWORD = "wrong-password"  # noqa: S105 - a reason
     STATE = "state"
     UNAVAILABLE = "unavailable"
+    SUPERSEDED = "superseded"  # only ever told to the audit: to its holder it is as good as none
 
 
 class Login(msgspec.Struct, frozen=True):
-    """The outcome: a principal or a refusal. `first` tells that the credential must be activated before CONNACK."""
+    """The outcome: a principal or a refusal. `first` tells that the credential must be activated before CONNACK.
+
+    `last_seen_ms` is when the device was last known to be in use, before this.
+    """
 
     principal: Principal | None = None
     refusal: LoginRefusal | None = None
     first: bool = False
     fold: str = ""
+    last_seen_ms: int | None = None
 
 
 def login_keys(attempt: LoginAttempt, keys: Keys) -> tuple[str, ...]:
@@ -153,7 +175,21 @@ def _decide_device(facts: LoginFacts) -> Login:
         device.rotate_from is not None and credential.generation <= device.rotate_from,
         device.labels,
     )
-    return Login(principal, first=credential.status is CredentialStatus.ISSUED, fold=device.fold)
+    first = credential.status is CredentialStatus.ISSUED
+    return Login(principal, first=first, fold=device.fold, last_seen_ms=device.last_seen_ms)
+
+
+def recognise(attempt: LoginAttempt, superseded: Mapping[str, Sequence[SupersededLogin]], keys: Keys) -> Holder | None:
+    """Tell whose superseded credential a refused attempt came with; None: nobody's.
+
+    `superseded` has those that the attempt's login keys name. A password is checked as it is at a login: who knows only
+    a user name has no credential.
+    """
+    for key in login_keys(attempt, keys):
+        for known in superseded.get(key, ()):
+            if known.verifier is None or equal(password_verifier(keys, key, attempt.password or ""), known.verifier):
+                return Holder(known.device, known.device_id, known.generation)
+    return None
 
 
 class Activation(msgspec.Struct, frozen=True):

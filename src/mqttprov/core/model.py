@@ -141,6 +141,7 @@ class Device(msgspec.Struct):
     What a factory gave it to come in for the first time: `claim` is the keyed hash of a secret of its own,
     `factory_key` the hash of the public key of its factory certificate.
     `transfer` is what it is offered for, `transferred_ms` when its owner last changed that way.
+    `last_seen_ms` is when it was last known to be in use, which may be an hour ago although it is connected.
     """
 
     id: str
@@ -158,3 +159,4 @@ class Device(msgspec.Struct):
     factory_key: str | None = None
     transfer: Transfer | None = None
     transferred_ms: int | None = None
+    last_seen_ms: int | None = None

@@ -1,7 +1,8 @@
 """Operator actions: each is one transaction that changes something and records who did it (P5).
 
 The command line and programs that embed us call these; the rules about names and values are in `mqttprov.core.names`.
-Those on registration tokens and thousands of devices are in `token_actions` and `device_import`, on which this builds.
+Those on registration tokens and on thousands of devices are in `token_actions`, `device_import` and `device_labels`,
+on which this builds.
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ from mqttprov.core.model import Device, LifecycleState, OperatorRole, Profile
 from mqttprov.core.secrets import ID_ENTROPY_BYTES, SECRET_ENTROPY_BYTES, new_id, new_password
 from mqttprov.responder.acting import NotFound, find_profile
 from mqttprov.responder.device_import import DeviceImport
+from mqttprov.responder.device_labels import DeviceLabels
 from mqttprov.responder.token_actions import IssuedToken, TokenActions, TokenChange, find_token
 from mqttprov.store.protocol import Conflict, WriteTransaction
 
@@ -23,7 +25,7 @@ __all__ = ["DEFAULT", "Administration", "IssuedToken", "NotFound", "TokenChange"
 DEFAULT: Final = "default"  # the name of the first profile, and of the token that every profile is born with
 
 
-class Administration(TokenActions, DeviceImport):
+class Administration(TokenActions, DeviceImport, DeviceLabels):
     """Changes profiles, registration tokens, devices and operators on behalf of `actor` (for example "cli:anna")."""
 
     def initialise(self) -> IssuedToken | None:

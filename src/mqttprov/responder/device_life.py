@@ -4,7 +4,7 @@ What may follow what is decided by `mqttprov.core.device_life`. When a verb that
 this state has a session of the device left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -139,6 +139,25 @@ class DeviceLife:
     def cancel_transfer(self, name: str, remark: str | None = None) -> Done:
         """Take an offer back: its claim code completes nothing any more."""
         return self._act(name, remark, rules.cancel_transfer, "see 'mqttprov device show'")
+
+    def label(self, name: str, changes: Mapping[str, str | None], remark: str | None = None) -> Done:
+        """Set labels of a device, and remove those whose value is None; its sessions have the new ones on return.
+
+        Raises `names.InvalidName` for labels past their limits.
+        """
+
+        def verb(facts: Facts, known: DeviceFacts, by: rules.By) -> rules.Change:
+            return rules.label(facts, known, by, changes)
+
+        return self._act(name, remark, verb, "it is a tombstone")
+
+    def assign(self, name: str, owner: str, remark: str | None = None) -> Done:
+        """Give a device that has no owner to one. Raises `names.InvalidName` for an owner that cannot be."""
+
+        def verb(facts: Facts, known: DeviceFacts, by: rules.By) -> rules.Change:
+            return rules.assign(facts, known, by, owner)
+
+        return self._act(name, remark, verb, "one that has an owner passes on by 'mqttprov device transfer'")
 
     def _act(self, name: str, remark: str | None, verb: Verb, hint: str, timeout_s: float = CONFIRM_TIMEOUT_S) -> Done:
         if remark is not None:

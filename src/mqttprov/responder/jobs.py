@@ -14,6 +14,7 @@ from mqttprov.core.credentials import Sign, claimed_login_keys
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
 from mqttprov.core.login import (
+    Holder,
     Login,
     LoginAttempt,
     LoginFacts,
@@ -22,6 +23,7 @@ from mqttprov.core.login import (
     activate,
     decide_login,
     login_keys,
+    recognise,
 )
 from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold, proves_secret
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
@@ -69,6 +71,20 @@ class LimitedJob(msgspec.Struct):
     count: int
     kind: EventKind = EventKind.LIMITED
     reason: str = Reason.LIMITED
+    holder: Holder | None = None  # whose credentials they came with, if that is known
+
+
+class RecogniseJob(msgspec.Struct):
+    """A login was refused and has been answered; `done` gets whose superseded credential it was, if anybody's."""
+
+    attempt: LoginAttempt
+    done: Callable[[Holder | None], None]
+
+
+class SeenJob(msgspec.Struct):
+    """These devices are in use now."""
+
+    device_ids: list[str]
 
 
 class PublishedJob(msgspec.Struct):
@@ -84,7 +100,7 @@ class RecordJob(msgspec.Struct):
     done: Callable[[None], None]
 
 
-Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob | RecordJob
+Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob | RecordJob | RecogniseJob | SeenJob
 Delivery = tuple[Callable[[Any], None], Any]
 
 
@@ -119,14 +135,32 @@ class BatchProcessor:
         writes, first logins included, is one transaction; without it nobody waits for the write lock.
         """
         logins = [job for job in jobs if isinstance(job, LoginJob)]
-        writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob)]
+        writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob | RecogniseJob)]
         deliveries: list[Delivery] = []
         for job, login in zip(logins, self._decide_logins(logins), strict=True):
             if login.first and login.principal is not None:
                 writing.append(ActivationJob(login.fold, login.principal.generation, job.source, _told(job, login)))
             else:
                 deliveries.append((job.done, login))
+        deliveries += self._recognise([job for job in jobs if isinstance(job, RecogniseJob)])
         return deliveries + self._write(writing) if writing else deliveries
+
+    def _recognise(self, jobs: Sequence[RecogniseJob]) -> list[Delivery]:
+        """Look for superseded credentials: after the answer, so that its time says nothing about what is found."""
+        if not jobs:
+            return []
+        wanted = list({key for job in jobs for key in login_keys(job.attempt, self._keys)})
+        try:
+            found = self._questions().find_superseded(wanted)
+        except StoreUnavailable as error:
+            _log.error("%d refused logins are not looked into: %s", len(jobs), error)
+            found = {}
+        return [(job.done, recognise(job.attempt, found, self._keys)) for job in jobs]
+
+    def _questions(self) -> Reader:
+        if self._reader is None:
+            self._reader = self._store.reader()
+        return self._reader
 
     def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login]:
         if not jobs:
@@ -134,11 +168,10 @@ class BatchProcessor:
         wanted = [login_keys(job.attempt, self._keys) for job in jobs]
         by_key: dict[str, list[LoginFacts]] = {}
         try:
-            if self._reader is None:
-                self._reader = self._store.reader()
-            for facts in self._reader.find_logins([key for keys in wanted for key in keys]):
+            reader = self._questions()
+            for facts in reader.find_logins([key for keys in wanted for key in keys]):
                 by_key.setdefault(facts.credential.login_key, []).append(facts)
-            operators = [_operator_of(job.attempt, self._reader) for job in jobs]
+            operators = [_operator_of(job.attempt, reader) for job in jobs]
         except StoreUnavailable as error:
             _log.error("%d logins could not be decided: %s", len(jobs), error)
             return [Login(refusal=LoginRefusal.UNAVAILABLE)] * len(jobs)
@@ -171,6 +204,7 @@ class BatchProcessor:
         deliveries: list[Delivery] = []
         effects: list[Effect] = []
         events: list[Event] = []
+        seen: dict[str, None] = {}
         with self._store.write() as transaction:
             jobs = self._inspected(transaction, jobs, pieces, now_ms)
             facts = self._load(transaction, jobs, pieces)
@@ -193,15 +227,17 @@ class BatchProcessor:
                             events.append(activation.event)
                         deliveries.append((job.done, activation.ok))
                     case LimitedJob():
-                        events.append(
-                            Event(job.kind, now_ms, "device", source=job.source, count=job.count, reason=job.reason)
-                        )
+                        events.append(_limited(job, now_ms))
                     case RecordJob():
                         events.append(job.event)
                         deliveries.append((job.done, None))
                     case PublishedJob():
                         transaction.mark_published(job.seq)
+                    case SeenJob():
+                        seen.update(dict.fromkeys(job.device_ids))
             transaction.write(facts, effects)
+            if seen:
+                transaction.mark_seen(list(seen), now_ms)
             transaction.append(events)
         return deliveries
 
@@ -250,6 +286,14 @@ class BatchProcessor:
             elif isinstance(job, ActivationJob | RecordJob):
                 deliveries.append((job.done, None))
         return deliveries
+
+
+def _limited(job: LimitedJob, now_ms: int) -> Event:
+    event = Event(job.kind, now_ms, "device", source=job.source, count=job.count, reason=job.reason)
+    if job.holder is None:
+        return event
+    device, device_id, generation = job.holder.device, job.holder.device_id, job.holder.generation
+    return msgspec.structs.replace(event, device=device, device_id=device_id, generation=generation)
 
 
 def _operator_of(attempt: LoginAttempt, reader: Reader) -> OperatorFacts | None:

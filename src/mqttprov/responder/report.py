@@ -9,18 +9,21 @@ from mqttprov.core.hygiene import Finding, FindingKind, alternates, is_near_limi
 from mqttprov.store.protocol import Listed, Reader
 
 MAX_ROWS: Final = 1000  # of one finding (P9); `Finding.count` is exact
-MAX_NAMES: Final = 20  # device names in a row
+MAX_NAMES: Final = 20  # device names or sources in a row
 
 
 def report(reader: Reader, *, now_ms: int, within_ms: int) -> list[Finding]:
     """Give what was found, the most urgent first.
 
-    `within_ms` is how long a device may take to enrol, a token may lie unused, and how far back failed attempts count.
+    `within_ms` is how long a device may take to enrol, a token may lie unused, and how far back failed attempts,
+    superseded credentials and client-id fights count.
     """
     since_ms = now_ms - within_ms
     found = [
         _shared_keys(reader),
         _alternating(reader),
+        _listed(FindingKind.SUPERSEDED_IN_USE, reader.superseded_in_use(since_ms, MAX_ROWS), "sources"),
+        _listed(FindingKind.CLIENT_ID_FIGHTS, reader.client_id_fights(since_ms, MAX_ROWS), "sources"),
         _listed(FindingKind.FAILED_ATTEMPTS, reader.failed_attempts(since_ms, MAX_ROWS)),
         _listed(FindingKind.REUSED_NAMES, reader.reused_names(MAX_ROWS)),
         _listed(FindingKind.NO_OWNER, reader.devices_without_owner(MAX_ROWS)),
@@ -31,8 +34,13 @@ def report(reader: Reader, *, now_ms: int, within_ms: int) -> list[Finding]:
     return [finding for finding in found if finding.count]
 
 
-def _listed(kind: FindingKind, listed: Listed[Any]) -> Finding:
-    return Finding(kind, listed.count, [msgspec.structs.asdict(row) for row in listed.rows])
+def _listed(kind: FindingKind, listed: Listed[Any], many: str | None = None) -> Finding:
+    """Give a finding; a list in the field `many` is cut, as it may be long."""
+    rows = [msgspec.structs.asdict(row) for row in listed.rows]
+    if many is not None:
+        for row in rows:
+            row[many] = row[many][:MAX_NAMES]
+    return Finding(kind, listed.count, rows)
 
 
 def _shared_keys(reader: Reader) -> Finding:

@@ -4,24 +4,38 @@ Everything here runs in the broker's thread and returns at once; answers come by
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, Event, EventKind
+from mqttprov.core.audit import CHANGES_LOGINS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign
-from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
+from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import LifecycleState
 from mqttprov.core.requests import UNPROVEN, Malformed, Outcome, Reason, Refused, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.responder.device_life import obstacle
+from mqttprov.responder.gathered import (
+    FIGHT_INTERVAL_S,
+    LIMITED_INTERVAL_S,
+    MAX_LIMITED_SOURCES,
+    SEEN_FLUSH_INTERVAL_S,
+    SEEN_INTERVAL_MS,
+    SEEN_PER_JOB,
+    Counts,
+    SeenDevices,
+    Takeovers,
+)
 from mqttprov.responder.jobs import (
     BatchProcessor,
     Delivery,
+    Job,
     LimitedJob,
     LoginJob,
     ProvisionJob,
     PublishedJob,
+    RecogniseJob,
     RecordJob,
+    SeenJob,
 )
 from mqttprov.responder.limiter import Limiter, source_group
 from mqttprov.responder.outbox import Outbox
@@ -29,14 +43,15 @@ from mqttprov.responder.pipeline import Pipeline
 from mqttprov.store.protocol import Store, StoreUnavailable
 from mqttprov.wire import thingsboard
 
-MAX_LIMITED_SOURCES: Final = 1000
 RETRY_AFTER_OVERLOAD_S: Final = 2
 MAX_REVOKED: Final = 10_000  # devices that are remembered as revoked while older logins may be under way
-LIMITED_EVENT_INTERVAL_S: Final = 10.0  # what a source was turned away with is told in one event for this long
 # Refused logins that are told; when the store is not available there is nowhere to tell.
 _TOLD_LOGINS: Final = frozenset(LoginRefusal) - {LoginRefusal.UNAVAILABLE}
+# Refused logins that may have come with a superseded credential.
+_MAYBE_SUPERSEDED: Final = frozenset({LoginRefusal.UNKNOWN, LoginRefusal.WRONG_PASSWORD})
 
 _log = logging.getLogger(__name__)
+_Place = tuple[EventKind, str | None, str, Holder | None]
 
 
 class Responder:
@@ -63,8 +78,12 @@ class Responder:
         self._call_soon = call_soon
         self._reader = store.reader()
         self._limiter = Limiter()
-        self._turned_away: dict[tuple[EventKind, str | None, str], int] = {}
-        self._flush_limited_s = now_s() + LIMITED_EVENT_INTERVAL_S
+        self._turned_away: Counts[_Place] = Counts(MAX_LIMITED_SOURCES, lambda place: (place[0], None, place[2], None))
+        self._takeovers = Takeovers()
+        self._seen = SeenDevices()
+        self._flush_limited_s = now_s() + LIMITED_INTERVAL_S
+        self._flush_takeovers_s = now_s() + FIGHT_INTERVAL_S
+        self._flush_seen_s = now_s() + SEEN_FLUSH_INTERVAL_S
         self._processor = BatchProcessor(store, keys, now_ms=now_ms, entropy=entropy, sign=sign)
         self._pipeline = Pipeline(self._processor, self._hand_over)
         self._outbox: Outbox | None = None
@@ -87,7 +106,9 @@ class Responder:
     def finish(self) -> None:
         """Publish the last audit events and record it, after the writer's end."""
         outbox = self._outbox
-        last = self._take_turned_away()
+        last: list[Job] = [*self._take_turned_away(), *self._take_takeovers()]
+        while some := self._seen.take():
+            last.append(SeenJob(some))
         if last:
             self._processor.process(last)
         if outbox is not None:
@@ -136,26 +157,46 @@ class Responder:
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
         """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
         if not attempt.username and not attempt.certificate:
-            self._tell_login(Login(refusal=LoginRefusal.ANONYMOUS), source, done)
+            self._tell_login(attempt, Login(refusal=LoginRefusal.ANONYMOUS), source, done)
         elif not self._pipeline.submit(LoginJob(attempt, source, self._unless_revoked(attempt, source, done))):
             done(Login(refusal=LoginRefusal.UNAVAILABLE))
 
-    def _tell_login(self, login: Login, source: str, done: Callable[[Login], None]) -> None:
-        if login.refusal in _TOLD_LOGINS:
-            self._count(EventKind.LOGIN_REFUSED, source, login.refusal)
+    def _tell_login(self, attempt: LoginAttempt, login: Login, source: str, done: Callable[[Login], None]) -> None:
         done(login)
+        refusal = login.refusal
+        if refusal in _TOLD_LOGINS:
 
-    def _count(self, kind: EventKind, source: str, reason: str) -> None:
+            def recognised(holder: Holder | None) -> None:
+                reason = refusal if holder is None else LoginRefusal.SUPERSEDED
+                self._count(EventKind.LOGIN_REFUSED, source, reason, holder)
+
+            # Asked behind the answer: whatever is found, nobody can tell it from the time that a refusal takes.
+            if refusal not in _MAYBE_SUPERSEDED or not self._pipeline.submit(RecogniseJob(attempt, recognised)):
+                recognised(None)
+        elif login.principal is not None and login.principal.device_id and self._is_seen_anew(login):
+            self._seen.add((login.principal.device_id,))
+
+    def _is_seen_anew(self, login: Login) -> bool:
+        """Tell whether the device is to be marked; a first login has done so by itself."""
+        last_ms = login.last_seen_ms
+        return not login.first and (last_ms is None or self._now_ms() - last_ms >= SEEN_INTERVAL_MS)
+
+    def seen(self, device_ids: Iterable[str]) -> None:
+        """Take note that these devices are connected; to be called for all of them about once an hour."""
+        self._seen.add(device_ids)
+
+    def taken_over(self, holder: Holder, source: str) -> None:
+        """Take note that a session of a device was ended by one from this source, with the same client id."""
+        self._takeovers.add(holder, source_group(source))
+
+    def _count(self, kind: EventKind, source: str, reason: str, holder: Holder | None = None) -> None:
         """Count what is told in one event for all of it; sources beyond the bound are told together (P9)."""
-        place: tuple[EventKind, str | None, str] = (kind, source_group(source), reason)
-        if place not in self._turned_away and len(self._turned_away) >= MAX_LIMITED_SOURCES:
-            place = (kind, None, reason)
-        self._turned_away[place] = self._turned_away.get(place, 0) + 1
+        self._turned_away.add((kind, source_group(source), reason, holder))
 
     def _unless_revoked(
         self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]
     ) -> Callable[[Login], None]:
-        """Decide a login again when its device was revoked between the decision and now (P7).
+        """Decide a login again when its device was revoked or changed between the decision and now (P7).
 
         Whoever ends the sessions of a device does not find the one that is about to begin; so it must not begin.
         """
@@ -167,7 +208,7 @@ class Responder:
                 if forgotten or self._revoked.get(login.principal.device_id, 0) > mark:
                     self.login(attempt, source, done)
                     return
-            self._tell_login(login, source, done)
+            self._tell_login(attempt, login, source, done)
 
         return decided
 
@@ -209,16 +250,22 @@ class Responder:
         """Publish audit events from where the store says; `tick` does the work."""
 
         def take(event: ChainedEvent) -> None:
-            if event.kind in ENDS_SESSIONS and event.device_id:
+            if event.kind in CHANGES_LOGINS and event.device_id:
                 self._note_revoked(event.device_id)
             publish(event)
 
         self._outbox = Outbox(self._reader, take, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])
 
     def tick(self) -> bool:
-        """Publish new audit events and record what was turned away; tell whether there is more to do at once."""
-        if self._now_s() >= self._flush_limited_s:
+        """Publish new audit events and write what was gathered; tell whether there is more to do at once."""
+        now_s = self._now_s()
+        if now_s >= self._flush_limited_s:
             self._flush_limited()
+        if now_s >= self._flush_takeovers_s:
+            self._flush_takeovers_s = now_s + FIGHT_INTERVAL_S
+            for job in self._take_takeovers():
+                self._pipeline.submit(job)
+        self._flush_seen(now_s)
         try:
             return self._outbox.poll() if self._outbox else False
         except StoreUnavailable as error:
@@ -243,13 +290,25 @@ class Responder:
         return self._reader.certificates()
 
     def _flush_limited(self) -> None:
-        self._flush_limited_s = self._now_s() + LIMITED_EVENT_INTERVAL_S
+        self._flush_limited_s = self._now_s() + LIMITED_INTERVAL_S
         for job in self._take_turned_away():
             self._pipeline.submit(job)
 
+    def _flush_seen(self, now_s: float) -> None:
+        """Mark devices in use, a batch at each tick while there are many: a storm of logins is not made worse."""
+        if now_s >= self._flush_seen_s:
+            some = self._seen.take()
+            if len(some) < SEEN_PER_JOB:
+                self._flush_seen_s = now_s + SEEN_FLUSH_INTERVAL_S
+            if some and not self._pipeline.submit(SeenJob(some)):
+                self._seen.add(some)
+
     def _take_turned_away(self) -> list[LimitedJob]:
-        counted, self._turned_away = self._turned_away, {}
-        return [LimitedJob(source, count, kind, reason) for (kind, source, reason), count in counted.items()]
+        counted = self._turned_away.take().items()
+        return [LimitedJob(source, count, kind, reason, holder) for (kind, source, reason, holder), count in counted]
+
+    def _take_takeovers(self) -> list[RecordJob]:
+        return [RecordJob(event, lambda _: None) for event in self._takeovers.take(self._now_ms())]
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         def deliver() -> None:

@@ -177,11 +177,14 @@ class TokenActions(Acting):
             )
         return IssuedToken(row.profile, row.name, row.key, secret)
 
-    def revoke_token_with_devices(self, name_or_key: str, profile: str | None) -> tuple[TokenRow, int]:
+    def revoke_token_with_devices(
+        self, name_or_key: str, profile: str | None, tell_progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[TokenRow, int]:
         """End a token and suspend all devices that it ever registered; give the token and how many were suspended.
 
         The token ends first, so that no device is added meanwhile; the devices follow, 500 per transaction with one
-        event each. What was interrupted is completed by doing it again. Raises as `update_token`.
+        event each; `tell_progress` gets how many were. What was interrupted is completed by doing it again. Raises as
+        `update_token`.
         """
         reader = self._store.reader()
         try:
@@ -192,6 +195,7 @@ class TokenActions(Acting):
             suspended = 0
             while folds := list(itertools.islice(registered, _DEVICES_PER_TRANSACTION)):
                 suspended += self._suspend(row, folds)
+                tell_progress(suspended)
         finally:
             reader.close()
         return row, suspended

@@ -12,7 +12,7 @@ import msgspec
 
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event
 from mqttprov.core.facts import Effect, Facts
-from mqttprov.core.login import LoginFacts, OperatorFacts
+from mqttprov.core.login import LoginFacts, OperatorFacts, SupersededLogin
 from mqttprov.core.model import LifecycleState, OperatorRole, Profile
 from mqttprov.core.selectors import Selector
 
@@ -81,10 +81,15 @@ class DeviceRow(msgspec.Struct, frozen=True):
     rotation_due: bool
     transfer_to: str | None = None
     transfer_expires_ms: int | None = None
+    last_seen_ms: int | None = None
 
 
 class DeviceQuery(msgspec.Struct, frozen=True):
-    """Which devices to list: all conditions hold. `after` is the id of the last device of the page before."""
+    """Which devices to list: all conditions hold. `after` is the id of the last device of the page before.
+
+    `unseen_since_ms` means devices that were not seen since then, or, never seen, were made before; decommissioned ones
+    only when `state` asks for them.
+    """
 
     name: str | None = None
     profile: str | None = None
@@ -93,6 +98,7 @@ class DeviceQuery(msgspec.Struct, frozen=True):
     selectors: tuple[Selector, ...] = ()
     after: str | None = None
     limit: int | None = None
+    unseen_since_ms: int | None = None
 
 
 class CredentialRow(msgspec.Struct, frozen=True):
@@ -137,6 +143,27 @@ class FailedAttemptsRow(msgspec.Struct, frozen=True):
     source: str | None
     attempts: int
     reasons: list[str]
+    last_ms: int
+
+
+class SupersededInUseRow(msgspec.Struct, frozen=True):
+    """A superseded generation with which somebody tried to log in: from where, how often, between when and when."""
+
+    device: str
+    generation: int
+    sources: list[str]
+    attempts: int
+    first_ms: int
+    last_ms: int
+
+
+class ClientIdFightRow(msgspec.Struct, frozen=True):
+    """A device whose connections took its session over from each other: from where, how often, and when."""
+
+    device: str
+    sources: list[str]
+    takeovers: int
+    first_ms: int
     last_ms: int
 
 
@@ -186,6 +213,9 @@ class Reader(Protocol):
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
         """Give the live credentials that these login keys name, with device and profile."""
 
+    def find_superseded(self, login_keys: Sequence[str]) -> dict[str, list[SupersededLogin]]:
+        """Give, for each of these login keys, the newest superseded credentials that it named; at most 8 of them."""
+
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Give an operator's login."""
 
@@ -234,6 +264,12 @@ class Reader(Protocol):
     def failed_attempts(self, since_ms: int, limit: int) -> Listed[FailedAttemptsRow]:
         """List sources with what they were refused since then, the busiest first."""
 
+    def superseded_in_use(self, since_ms: int, limit: int) -> Listed[SupersededInUseRow]:
+        """List superseded credentials with which logins were tried since then, the busiest first."""
+
+    def client_id_fights(self, since_ms: int, limit: int) -> Listed[ClientIdFightRow]:
+        """List devices whose connections took over from each other since then, the busiest first."""
+
     def reused_names(self, limit: int) -> Listed[ReusedNameRow]:
         """List devices that were provisioned more than once, the busiest first."""
 
@@ -267,6 +303,9 @@ class WriteTransaction(Protocol):
 
     def mark_published(self, seq: int) -> None:
         """Remember that all events up to `seq` were published."""
+
+    def mark_seen(self, device_ids: Sequence[str], at_ms: int) -> None:
+        """Remember that these devices are in use."""
 
     def add_profile(self, profile: Profile, created_ms: int) -> Profile:
         """Store a new profile; gives it back with its id. Raises `Conflict`."""

@@ -33,6 +33,7 @@ from mqttprov.core.facts import (
     ProvisionDevice,
     ReleaseName,
     RequestRotation,
+    SetLabels,
     SetTransfer,
     SupersedeCredentials,
 )
@@ -54,7 +55,7 @@ _APPLICATION_ID: Final = 0x6D717076  # "mqpv"
 
 _TABLES: Final = {
     "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
-    "claim, factory_key",
+    "claim, factory_key, last_seen_ms",
     "registration": "device_id, token_id, at_ms",
     "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
@@ -223,7 +224,7 @@ class SqliteTransaction:
         devices: dict[str, DeviceFacts] = {}
         by_id: dict[str, DeviceFacts] = {}
         for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[17])
+            facts = DeviceFacts(device_from_row(row), [], set(), row[18])
             devices[facts.device.fold] = by_id[facts.device.id] = facts
         if by_id:
             ids = (_json(list(by_id)),)
@@ -253,7 +254,7 @@ class SqliteTransaction:
                 case IssueCredential(fold_, credential):
                     issued[credential.device_id, credential.generation] = credential
                     changed[fold_] = facts.devices[fold_].device
-                case ProvisionDevice() | ChangeState():
+                case ProvisionDevice() | ChangeState() | SetLabels():
                     changed[effect.fold] = facts.devices[effect.fold].device
                 case CountRegistration(token_id, _, device_id, _, at_ms):
                     registrations.append((device_id, token_id, at_ms))
@@ -299,11 +300,12 @@ class SqliteTransaction:
             last_generation,
             device.claim,
             device.factory_key,
+            device.last_seen_ms,
         )
 
     def _update_devices(self, rows: list[tuple[Any, ...]]) -> None:
         if rows:
-            changes = [(r[0], r[4], r[7], r[5], int(r[8]), r[10]) for r in rows]
+            changes = [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in rows]
             self._connection.execute(STATEMENTS["update_devices"], (_json(changes),))
 
     def _update_credentials(self, rows: list[tuple[Any, ...]]) -> None:
@@ -336,6 +338,10 @@ class SqliteTransaction:
     def mark_published(self, seq: int) -> None:
         """Move the outbox on (`WriteTransaction.mark_published`)."""
         self._connection.execute(STATEMENTS["mark_published"], (seq,))
+
+    def mark_seen(self, device_ids: Sequence[str], at_ms: int) -> None:
+        """Note that devices are in use (`WriteTransaction.mark_seen`)."""
+        self._connection.execute(STATEMENTS["mark_seen"], (at_ms, _json(device_ids)))
 
     def add_profile(self, profile: Profile, created_ms: int) -> Profile:
         """Store a new profile (`WriteTransaction.add_profile`)."""

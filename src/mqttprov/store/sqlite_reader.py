@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mqttprov.core.audit import ChainedEvent, ChainHead
-from mqttprov.core.login import LoginFacts, OperatorFacts
+from mqttprov.core.login import LoginFacts, OperatorFacts, SupersededLogin
 from mqttprov.core.model import (
     Credential,
     CredentialStatus,
@@ -28,6 +28,7 @@ from mqttprov.core.model import (
 from mqttprov.core.names import fold
 from mqttprov.core.selectors import Relation
 from mqttprov.store.protocol import (
+    ClientIdFightRow,
     CredentialRow,
     DeviceQuery,
     DeviceRow,
@@ -39,6 +40,7 @@ from mqttprov.store.protocol import (
     ReusedNameRow,
     SharedKeyRow,
     StoreUnavailable,
+    SupersededInUseRow,
     TokenRow,
     UnownedDeviceRow,
     WaitingDeviceRow,
@@ -58,6 +60,8 @@ _T = TypeVar("_T")
 
 _labels = msgspec.json.Decoder(dict[str, str]).decode
 _words = msgspec.json.Decoder(tuple[str, ...]).decode
+_sources = msgspec.json.Decoder(list[str | None]).decode
+_superseded = msgspec.json.Decoder(list[SupersededLogin]).decode
 
 
 @lru_cache(maxsize=256)
@@ -85,9 +89,9 @@ def token_from_row(row: Row, profile: Profile) -> Token:
 
 
 def device_from_row(row: Row) -> Device:
-    """Make a device from the first seventeen columns."""
-    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, *rest = row[:17]
-    rotate_from, claim, factory_key, to_owner, code, expires_ms, transferred_ms = rest
+    """Make a device from the first eighteen columns."""
+    id_, name, fold_, profile_id, state, created_ms, token_id, owner, labels, gateway, *rest = row[:18]
+    rotate_from, claim, factory_key, to_owner, code, expires_ms, transferred_ms, last_seen_ms = rest
     return Device(
         id_,
         name,
@@ -104,6 +108,7 @@ def device_from_row(row: Row) -> Device:
         factory_key,
         None if to_owner is None else Transfer(to_owner, code, expires_ms),
         transferred_ms,
+        last_seen_ms,
     )
 
 
@@ -134,8 +139,12 @@ def _row(kind: type[_R], row: Row, converted: dict[str, Any]) -> _R:
     return kind(**{**dict(zip(kind.__struct_fields__, row, strict=True)), **converted})
 
 
+def _known(sources: str) -> list[str]:
+    return sorted(source for source in _sources(sources) if source is not None)
+
+
 def _login_from_row(row: Row) -> LoginFacts:
-    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[31:]))
+    return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[32:]))
 
 
 _RELATIONS: Final = {
@@ -153,9 +162,12 @@ def _conditions(query: DeviceQuery) -> tuple[str, list[Any]]:
         ("d.owner = ?", query.owner),
         ("d.state = ?", query.state),
         ("d.id > ?", query.after),
+        ("coalesce(d.last_seen_ms, d.created_ms) < ?", query.unseen_since_ms),
     ]
     terms = [term for term, value in asked if value is not None]
     values: list[Any] = [value for _, value in asked if value is not None]
+    if query.unseen_since_ms is not None and query.state is None:
+        terms.append("d.state <> 'decommissioned'")  # nobody waits for these
     for selector in query.selectors:
         terms.append(_RELATIONS[selector.relation])
         values.append(f'$."{selector.key}"')  # the key holds no quote (`names.check_labels`)
@@ -196,6 +208,11 @@ class SqliteReader:
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
         """Find live credentials by login key (`Reader.find_logins`)."""
         return self._all("logins", (msgspec.json.encode(login_keys).decode(),), _login_from_row)
+
+    def find_superseded(self, login_keys: Sequence[str]) -> dict[str, list[SupersededLogin]]:
+        """Find superseded credentials by login key (`Reader.find_superseded`)."""
+        asked = (msgspec.json.encode(login_keys).decode(),)
+        return dict(self._all("superseded", asked, lambda row: (str(row[0]), _superseded(row[1]))))
 
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Find an operator's login (`Reader.find_operator`)."""
@@ -280,6 +297,20 @@ class SqliteReader:
             "failed_attempts",
             (since_ms, limit),
             lambda row: FailedAttemptsRow(row[0], row[1], sorted(_words(row[2])), row[3]),
+        )
+
+    def superseded_in_use(self, since_ms: int, limit: int) -> Listed[SupersededInUseRow]:
+        """List superseded credentials that were tried (`Reader.superseded_in_use`)."""
+        return self._listed(
+            "superseded_in_use",
+            (since_ms, limit),
+            lambda row: SupersededInUseRow(row[0], row[1], _known(row[2]), *row[3:]),
+        )
+
+    def client_id_fights(self, since_ms: int, limit: int) -> Listed[ClientIdFightRow]:
+        """List devices that fight (`Reader.client_id_fights`)."""
+        return self._listed(
+            "client_id_fights", (since_ms, limit), lambda row: ClientIdFightRow(row[0], _known(row[1]), *row[2:])
         )
 
     def reused_names(self, limit: int) -> Listed[ReusedNameRow]:

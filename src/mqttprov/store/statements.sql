@@ -11,7 +11,7 @@ WHERE t.key IN (SELECT value FROM json_each(?));
 
 -- name: devices_by_fold
 SELECT id, name, fold, profile_id, state, created_ms, token_id, owner, labels, gateway, rotate_from, claim, factory_key,
-       transfer_to, transfer_code, transfer_expires_ms, transferred_ms, last_generation
+       transfer_to, transfer_code, transfer_expires_ms, transferred_ms, last_seen_ms, last_generation
 FROM device WHERE fold IN (SELECT value FROM json_each(?));
 
 -- name: live_credentials
@@ -34,11 +34,14 @@ WHERE id = :id AND (max_registrations IS NULL OR used + :n <= max_registrations)
 
 -- name: update_devices
 UPDATE device SET state = j.state, labels = j.labels, token_id = j.token_id, gateway = j.gateway,
-                  last_generation = j.last_generation
+                  last_generation = j.last_generation, last_seen_ms = j.last_seen_ms
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS state, value ->> 2 AS labels, value ->> 3 AS token_id,
-             value ->> 4 AS gateway, value ->> 5 AS last_generation
+             value ->> 4 AS gateway, value ->> 5 AS last_generation, value ->> 6 AS last_seen_ms
       FROM json_each(?)) AS j
 WHERE device.id = j.id;
+
+-- name: mark_seen
+UPDATE device SET last_seen_ms = ?1 WHERE id IN (SELECT value FROM json_each(?2));
 
 -- name: release_name
 UPDATE device SET name = ?2, fold = ?2 WHERE id = ?1;
@@ -79,10 +82,11 @@ SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE device_id 
 SELECT seq, kind, at_ms, body, hash, device_id FROM audit_event WHERE instr(body, ?) > 0 ORDER BY seq DESC LIMIT ?;
 
 -- name: shared_keys
-SELECT count(*) OVER (), c.public_key, json_group_array(DISTINCT d.name)
-FROM credential AS c JOIN device AS d ON d.id = c.device_id
-WHERE c.public_key IS NOT NULL
-GROUP BY c.public_key HAVING count(DISTINCT c.device_id) > 1 ORDER BY count(DISTINCT c.device_id) DESC LIMIT ?;
+SELECT count(*) OVER (), k.public_key, json_group_array(DISTINCT d.name)
+FROM (SELECT public_key, device_id FROM credential WHERE public_key IS NOT NULL
+      UNION ALL SELECT factory_key, id FROM device WHERE factory_key IS NOT NULL) AS k
+JOIN device AS d ON d.id = k.device_id
+GROUP BY k.public_key HAVING count(DISTINCT k.device_id) > 1 ORDER BY count(DISTINCT k.device_id) DESC LIMIT ?;
 
 -- name: provisioning_sources
 SELECT device_id, body ->> '$.event.device', body ->> '$.event.source' FROM audit_event
@@ -98,6 +102,22 @@ FROM audit_event
 WHERE seq > coalesce((SELECT seq FROM audit_event WHERE at_ms < ?1 ORDER BY seq DESC LIMIT 1), 0)
   AND kind IN ('refused', 'limited', 'login-refused')
 GROUP BY 2 ORDER BY 3 DESC LIMIT ?2;
+
+-- name: superseded_in_use
+SELECT count(*) OVER (), max(body ->> '$.event.device'), body ->> '$.event.generation',
+       json_group_array(DISTINCT body ->> '$.event.source'), sum(body ->> '$.event.count'), min(at_ms), max(at_ms)
+FROM audit_event
+WHERE seq > coalesce((SELECT seq FROM audit_event WHERE at_ms < ?1 ORDER BY seq DESC LIMIT 1), 0)
+  AND kind = 'login-refused' AND device_id IS NOT NULL
+GROUP BY device_id, 3 ORDER BY 5 DESC LIMIT ?2;
+
+-- name: client_id_fights
+SELECT count(*) OVER (), max(body ->> '$.event.device'),
+       json_group_array(DISTINCT body ->> '$.event.source'), sum(body ->> '$.event.count'), min(at_ms), max(at_ms)
+FROM audit_event
+WHERE seq > coalesce((SELECT seq FROM audit_event WHERE at_ms < ?1 ORDER BY seq DESC LIMIT 1), 0)
+  AND kind = 'taken-over' AND device_id IS NOT NULL
+GROUP BY device_id ORDER BY 4 DESC LIMIT ?2;
 
 -- name: reused_names
 SELECT count(*) OVER (), max(body ->> '$.event.device'), sum(kind = 'reprovisioned'), sum(kind = 'repeated'), max(at_ms)
@@ -118,11 +138,20 @@ WHERE d.state = ?1 AND coalesce(c.issued_ms, d.created_ms) < ?2 ORDER BY since_m
 SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.verifier, c.username, c.client_id,
        NULL, c.public_key, c.supplied, c.issued_ms, c.first_login_ms,
        d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
-       d.rotate_from, NULL, NULL, NULL, NULL, NULL, NULL,
+       d.rotate_from, NULL, NULL, NULL, NULL, NULL, NULL, d.last_seen_ms,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
 WHERE c.login_key IN (SELECT value FROM json_each(?)) AND c.status <> 'superseded';
+
+-- The newest few for each login key: a device may have had one user name with very many passwords.
+-- name: superseded
+SELECT k.value, (
+    SELECT json_group_array(json_array(d.name, d.id, c.generation, c.verifier))
+    FROM (SELECT device_id, generation, verifier FROM credential
+          WHERE login_key = k.value AND status = 'superseded' ORDER BY generation DESC LIMIT 8) AS c
+    JOIN device AS d ON d.id = c.device_id)
+FROM json_each(?) AS k;
 
 -- name: operator
 SELECT name, role, verifier FROM operator WHERE name = ?;
@@ -171,7 +200,7 @@ WHERE id = :id;
 -- name: devices
 SELECT d.id, d.name, d.state, p.name, d.owner, d.labels, t.name, d.gateway, d.created_ms,
        c.type, c.status, c.generation, c.first_login_ms, coalesce(d.last_generation <= d.rotate_from, 0),
-       d.transfer_to, d.transfer_expires_ms
+       d.transfer_to, d.transfer_expires_ms, d.last_seen_ms
 FROM device AS d
 CROSS JOIN profile AS p ON p.id = d.profile_id
 LEFT JOIN token AS t ON t.id = d.token_id
