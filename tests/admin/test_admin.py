@@ -61,6 +61,7 @@ def test_asks_for_one_or_for_all(admin: Admin) -> None:
         "gw-1"
     ]
     assert list(admin.devices(after=device.id)) == []
+    assert [list(admin.devices(unseen_for_ms=ago_ms)) for ago_ms in (-10_000, 10_000)] == [[admin.device("gw-1")], []]
     assert admin.operators() == []
     for ask in (lambda: admin.profile("x"), lambda: admin.token("x"), lambda: admin.device("x")):
         with pytest.raises(NotFound):

@@ -66,6 +66,20 @@ def test_sentences_say_who_what_when_and_how_often() -> None:
         "A request from 10.0.0.1 as 'gw-1' with registration token 'lot7' of profile 'plant' was refused: the "
         "registration token has reached its limit."
     )
+    labelled = {"kind": EventKind.LABELLED, "actor": "cli:anna", "text": None}
+    assert told(**labelled, labels={"site": "b", "line": "A"}) == (
+        "cli:anna labelled 'gw-1'; it now has line=A, site=b."
+    )
+    assert told(**labelled, labels={}).endswith("it now has no labels.")
+    assert told(kind=EventKind.OWNER_ASSIGNED, to_owner="ACME", text="sold") == (
+        "cli:anna gave 'gw-1', which had no owner, to owner 'ACME' (sold)."
+    )
+    assert told(kind=EventKind.TAKEN_OVER) == (
+        "17 takeovers from 10.0.0.1 of the session of 'gw-1': two connections use one client id."
+    )
+    assert told(kind=EventKind.LOGIN_REFUSED, reason="superseded", count=1) == (
+        "1 login from 10.0.0.1 with superseded credentials of 'gw-1' (generation 2) was refused."
+    )
     assert told(kind=EventKind.LIMITED, count=1).startswith("1 request from 10.0.0.1 was turned away")
     assert told(kind=EventKind.LOGIN_REFUSED, reason="unknown", source=None).startswith(
         "17 logins from further sources "

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqttprov.core.hygiene import MEANINGS, FindingKind, alternates, is_near_limit
+from mqttprov.core.hygiene import MEANINGS, FindingKind, alternates, is_fight, is_near_limit
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,12 @@ def test_sources_alternate_exactly_when_there_are_more_stays_than_sources(source
 def test_a_token_is_near_its_limit_from_nine_tenths_on(used: int, limit: int | None, expected: bool) -> None:
     """Also when its limit was lowered below what it has used; one for a single device never."""
     assert is_near_limit(used, limit) is expected
+
+
+@pytest.mark.parametrize(("takeovers", "expected"), [(1, False), (2, False), (3, True), (600, True)])
+def test_a_device_that_reconnects_does_not_fight(takeovers: int, expected: bool) -> None:
+    """It takes over from itself, but not again and again."""
+    assert is_fight(takeovers) is expected
 
 
 def test_every_finding_is_explained() -> None:

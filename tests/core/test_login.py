@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mqttprov.core.audit import EventKind
+from mqttprov.core.credentials import password_verifier
 from mqttprov.core.login import (
+    Holder,
     LoginAttempt,
     LoginRefusal,
     OperatorFacts,
     Role,
+    SupersededLogin,
     activate,
     login_keys,
     operator_verifier,
+    recognise,
 )
 from mqttprov.core.model import CredentialStatus, LifecycleState, OperatorRole
 from mqttprov.core.requests import SuppliedCertificate
@@ -159,3 +163,38 @@ def test_activating_what_is_gone_fails(world: World) -> None:
     world.device().device.state = LifecycleState.SUSPENDED
     suspended = activate("gw-1", 1, world.facts, now_ms=1, source=None)
     assert (suspended.ok, suspended.effects, suspended.event) == (False, (), None)
+
+
+class TestRecognise:
+    """Whose superseded credential a refused attempt came with."""
+
+    def test_the_credential_itself_is_recognised_and_nothing_less(self, world: World) -> None:
+        """A token by itself, a user name only with its password (P6)."""
+        token = world.grant(world.request("gw-1"))
+        basic = world.grant(world.request("gw-2", username="u1", password="pass-word"))
+        known: dict[str, list[SupersededLogin]] = {}
+        for facts in world.facts.devices.values():
+            for c in facts.credentials:
+                known[c.login_key] = [SupersededLogin(facts.device.name, facts.device.id, c.generation, c.verifier)]
+        whose = {
+            LoginAttempt("x", token.value): "gw-1",
+            LoginAttempt("x", token.value, "some password"): "gw-1",
+            LoginAttempt("x", "u1", basic.value): "gw-2",
+            LoginAttempt("x", "u1", "other"): None,
+            LoginAttempt("x", "u1"): None,
+            LoginAttempt("x", "nobody", "pass-word"): None,
+            LoginAttempt("x"): None,
+        }
+        for attempt, name in whose.items():
+            holder = recognise(attempt, known, world.keys)
+            assert (holder and holder.device) == name, attempt
+
+    def test_among_several_passwords_the_right_one_tells_the_generation(self, world: World) -> None:
+        """A device may have had one user name with many passwords."""
+        attempt = LoginAttempt("x", "u1", "second")
+        (_, key) = login_keys(attempt, world.keys)[1:]
+        known = [
+            SupersededLogin("gw", "id", i + 1, password_verifier(world.keys, key, password))
+            for i, password in enumerate(("first", "second", "third"))
+        ]
+        assert recognise(attempt, {key: known}, world.keys) == Holder("gw", "id", 2)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 
 from mqttprov.core.audit import ChainedEvent, verify
 from mqttprov.core.credentials import Sign
+from mqttprov.core.login import Holder, LoginAttempt
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest
 from mqttprov.responder.administration import Administration, IssuedToken
-from mqttprov.responder.jobs import BatchProcessor, ProvisionJob
+from mqttprov.responder.jobs import BatchProcessor, ProvisionJob, RecogniseJob
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory, initialise
 from mqttprov.store.protocol import Reader, Store, WriteTransaction
@@ -120,6 +122,7 @@ class Counter:
     def __init__(self, desk: Desk, store: Store | None = None) -> None:
         """Open it."""
         self.waiting: list[Callable[[], None]] = []
+        self._handed_over = threading.Semaphore(0)
         self.replies: list[dict[str, Any]] = []
         self.outcomes: list[Outcome] = []
         self.desk = desk
@@ -129,10 +132,14 @@ class Counter:
             now_ms=desk.clock,
             now_s=lambda: desk.now_s,
             entropy=desk.entropy,
-            call_soon=self.waiting.append,
+            call_soon=self._take,
             sign=desk.state.authority.sign_device,
         )
         self.responder.start()
+
+    def _take(self, deliver: Callable[[], None]) -> None:
+        self.waiting.append(deliver)
+        self._handed_over.release()
 
     def ask(self, payload: bytes, source: str = "10.0.0.1") -> None:
         """Send a request."""
@@ -150,6 +157,15 @@ class Counter:
         return msgspec.json.encode(
             {"provisionDeviceKey": token.key, "provisionDeviceSecret": token.secret, **named, **fields}
         )
+
+    def pump(self) -> None:
+        """Let the writer do all that it was asked so far, and deliver the answers."""
+        done: list[Holder | None] = []
+        assert self.responder._pipeline.submit(RecogniseJob(LoginAttempt(""), done.append))
+        while not done:
+            assert self._handed_over.acquire(timeout=10)
+            if self.waiting:
+                self.waiting.pop(0)()
 
     def settle(self) -> list[dict[str, Any]]:
         """End the writer and deliver all answers; give the replies so far."""

@@ -3,14 +3,16 @@
 from typing import Any
 
 import pytest
-from tests.responder.desk import Answers, Desk
+from tests.responder.desk import NOW_MS, Answers, Desk
 
+from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.hygiene import FindingKind
 from mqttprov.core.login import LoginAttempt
 from mqttprov.core.model import Profile, ReprovisionPolicy
 from mqttprov.core.requests import Granted
 from mqttprov.responder.administration import NotFound, TokenChange
-from mqttprov.responder.jobs import LimitedJob, LoginJob, ProvisionJob
+from mqttprov.responder.device_import import ImportLine
+from mqttprov.responder.jobs import LimitedJob, LoginJob, ProvisionJob, RecordJob
 from mqttprov.responder.report import MAX_ROWS, report
 from mqttprov.responder.story import MAX_MENTIONS, find_story
 from mqttprov.wire.thingsboard import decode
@@ -101,6 +103,36 @@ class TestReport:
                     (device, key),
                 )
         assert found(desk)[FindingKind.SHARED_KEY] == (1, [{"public_key": "k1", "devices": ["a", "b"], "count": 2}])
+
+    def test_a_factory_certificate_under_two_names(self, desk: Desk) -> None:
+        """As soon as the second one is known, before any of them has come in."""
+        lines = [
+            ImportLine(i, f"gw-{i}", "default", "ACME", factory_key=key) for i, key in enumerate(("k1", "k1", "k2"))
+        ]
+        desk.administration.import_devices(lines, tell_fault=lambda fault: pytest.fail(fault.text))
+        assert found(desk)[FindingKind.SHARED_KEY] == (
+            1,
+            [{"public_key": "k1", "devices": ["gw-0", "gw-1"], "count": 2}],
+        )
+
+    def test_fights_for_a_client_id(self, desk: Desk) -> None:
+        """By device, over all intervals; lately only."""
+        processor = desk.processor()
+        for minute, (source, count) in enumerate((("10.0.0.1", 4), ("10.0.0.2", 5), ("10.0.0.1", 6))):
+            event = Event(EventKind.TAKEN_OVER, NOW_MS + minute, "device", source=source, device="gw-1", device_id="d",
+                          generation=1, count=count)  # fmt: skip
+            further = Event(EventKind.TAKEN_OVER, NOW_MS + minute, "device", count=9)
+            processor.process([RecordJob(each, lambda _: None) for each in (event, further)])
+        row = {
+            "device": "gw-1",
+            "sources": ["10.0.0.1", "10.0.0.2"],
+            "takeovers": 15,
+            "first_ms": NOW_MS,
+            "last_ms": NOW_MS + 2,
+        }
+        assert found(desk)[FindingKind.CLIENT_ID_FIGHTS] == (1, [row])
+        desk.now_ms += 25 * HOUR_MS
+        assert FindingKind.CLIENT_ID_FIGHTS not in found(desk)
 
     def test_tokens_near_their_limit(self, desk: Desk) -> None:
         """Revoked and expired ones are nobody's worry."""

@@ -8,8 +8,10 @@ from tests.store.world import NOW_MS, World
 from mqttprov.core.device_life import (
     By,
     Change,
+    assign,
     cancel_transfer,
     decommission,
+    label,
     offer,
     release,
     resume,
@@ -42,6 +44,16 @@ def passed_on(facts: Facts, known: DeviceFacts, by: By) -> Change:
     return Change((*change.effects, effect), change.event)
 
 
+def labelled(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Set a label and remove the one that the token gave."""
+    return label(facts, known, by, {"site": "berlin", "line": None})
+
+
+def assigned(facts: Facts, known: DeviceFacts, by: By) -> Change:
+    """Give to an owner."""
+    return assign(facts, known, by, "ACME")
+
+
 def act(world: World, verb: Verb, name: str = "gw-1") -> DeviceFacts:
     """Do it in one transaction; give the facts after it."""
     with world.store.write() as transaction:
@@ -64,6 +76,8 @@ def act(world: World, verb: Verb, name: str = "gw-1") -> DeviceFacts:
         (offered,),
         (offered, cancel_transfer),
         (passed_on,),
+        (labelled,),
+        (assigned, labelled, suspend),
     ],
 )
 def test_what_was_decided_is_what_is_loaded(world: World, verbs: tuple[Verb, ...]) -> None:

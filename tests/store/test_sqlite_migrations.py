@@ -20,11 +20,18 @@ def test_a_database_of_the_first_version_is_updated(tmp_path: Path) -> None:
         profile = (1, "p", "p", "allow-create", "ACCESS_TOKEN", "reuse", 8, 0, "[]", "[]", "[]", 1)
         old.execute("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", profile)
         old.execute("INSERT INTO device VALUES ('id', 'GW', 'gw', 1, 'active', NULL, NULL, '{}', 0, 1, 3)")
+        for generation, first_login_ms in ((1, 10), (2, 20), (3, None)):
+            credential = ("id", generation, "ACCESS_TOKEN", "issued", "k", "p", 0, 1, first_login_ms)
+            old.execute(
+                "INSERT INTO credential (device_id, generation, type, status, login_key, proof, supplied, issued_ms, "
+                "first_login_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                credential,
+            )
     old.close()
     store = SqliteStore(tmp_path / "old.db")
     reader = store.reader()
     (row,) = reader.devices()
-    assert (row.name, row.state, row.rotation_due) == ("GW", "active", False)
+    assert (row.name, row.state, row.rotation_due, row.last_seen_ms) == ("GW", "active", False, 20)
     with store.write() as transaction:
         known = transaction.load((), ("gw",), ()).devices["gw"]
     assert (row.transfer_to, known.device.transfer, known.device.transferred_ms) == (None, None, None)

@@ -46,7 +46,7 @@ def _listed(kind: FindingKind, listed: Listed[Any], many: str | None = None) -> 
 def _shared_keys(reader: Reader) -> Finding:
     listed = reader.shared_keys(MAX_ROWS)
     rows = [
-        {"public_key": row.public_key, "devices": row.devices[:MAX_NAMES], "count": len(row.devices)}
+        {"public_key": row.public_key, "devices": sorted(row.devices)[:MAX_NAMES], "count": len(row.devices)}
         for row in listed.rows
     ]
     return Finding(FindingKind.SHARED_KEY, listed.count, rows)
