@@ -66,8 +66,9 @@ def report(
 ) -> None:
     """Look for what an operator should know; the exit status is 7 when something is found.
 
-    Keys under several names, names provisioned from alternating sources, failed attempts by source, names used again,
-    devices without owner or not enrolled in time, registration tokens near their limit or unused.
+    Keys under several names, names provisioned from alternating sources, superseded credentials in use, fights for a
+    client id, failed attempts by source, names used again, devices without owner or not enrolled in time, registration
+    tokens near their limit or unused.
     """
     with reading(state) as reader:
         findings = find(reader, now_ms=now_ms(), within_ms=values.duration_ms(within))
