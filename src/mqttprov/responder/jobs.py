@@ -10,7 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from mqttprov.core.audit import Event, EventKind
-from mqttprov.core.credentials import Sign, claimed_login_keys
+from mqttprov.core.chain import enrol
+from mqttprov.core.credentials import Sign, certificate_login_key, claimed_login_keys
+from mqttprov.core.factory import ChainArrival
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
 from mqttprov.core.login import (
@@ -27,6 +29,7 @@ from mqttprov.core.provisioning import Context, Decision, decide, decide_malform
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
+from mqttprov.responder.arrivals import by_certificate
 from mqttprov.store.protocol import Reader, Store, StoreUnavailable, WriteTransaction
 
 RETRY_AFTER_FAULT_S: Final = 5
@@ -46,6 +49,14 @@ class LoginJob(msgspec.Struct):
     """A login to decide. `done` gets the outcome: once it is durable when it is the first with its credential."""
 
     attempt: LoginAttempt
+    source: str
+    done: Callable[[Login], None]
+
+
+class ChainJob(msgspec.Struct):
+    """A certificate that a chain vouches for and no credential knows. `done` gets the login once it is durable."""
+
+    arrival: ChainArrival
     source: str
     done: Callable[[Login], None]
 
@@ -84,7 +95,7 @@ class RecordJob(msgspec.Struct):
     done: Callable[[None], None]
 
 
-Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob | RecordJob
+Job = ProvisionJob | LoginJob | ChainJob | ActivationJob | LimitedJob | PublishedJob | RecordJob
 Delivery = tuple[Callable[[Any], None], Any]
 
 
@@ -122,13 +133,15 @@ class BatchProcessor:
         writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob)]
         deliveries: list[Delivery] = []
         for job, login in zip(logins, self._decide_logins(logins), strict=True):
-            if login.first and login.principal is not None:
+            if isinstance(login, ChainArrival):
+                writing.append(ChainJob(login, job.source, job.done))
+            elif login.first and login.principal is not None:
                 writing.append(ActivationJob(login.fold, login.principal.generation, job.source, _told(job, login)))
             else:
                 deliveries.append((job.done, login))
         return deliveries + self._write(writing) if writing else deliveries
 
-    def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login]:
+    def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login | ChainArrival]:
         if not jobs:
             return []
         wanted = [login_keys(job.attempt, self._keys) for job in jobs]
@@ -139,13 +152,23 @@ class BatchProcessor:
             for facts in self._reader.find_logins([key for keys in wanted for key in keys]):
                 by_key.setdefault(facts.credential.login_key, []).append(facts)
             operators = [_operator_of(job.attempt, self._reader) for job in jobs]
+            return [
+                self._decide_login(
+                    job.attempt, [f for key in keys for f in by_key.get(key, ())], operator, self._reader
+                )
+                for job, keys, operator in zip(jobs, wanted, operators, strict=True)
+            ]
         except StoreUnavailable as error:
             _log.error("%d logins could not be decided: %s", len(jobs), error)
             return [Login(refusal=LoginRefusal.UNAVAILABLE)] * len(jobs)
-        return [
-            decide_login(job.attempt, [f for key in keys for f in by_key.get(key, ())], operator, self._keys)
-            for job, keys, operator in zip(jobs, wanted, operators, strict=True)
-        ]
+
+    def _decide_login(
+        self, attempt: LoginAttempt, found: Sequence[LoginFacts], operator: OperatorFacts | None, reader: Reader
+    ) -> Login | ChainArrival:
+        login = decide_login(attempt, found, operator, self._keys)
+        if attempt.certificate_der is None or (login.principal is not None and not attempt.provisioning):
+            return login
+        return by_certificate(attempt, login, reader, self._keys, self._now_ms())
 
     def _write(self, jobs: Sequence[Job]) -> list[Delivery]:
         """Do all jobs in one transaction.
@@ -192,6 +215,13 @@ class BatchProcessor:
                         if activation.event:
                             events.append(activation.event)
                         deliveries.append((job.done, activation.ok))
+                    case ChainJob():
+                        context = Context(now_ms, piece, self._keys, job.source)
+                        enrolment = enrol(job.arrival, facts, context)
+                        effects.extend(enrolment.effects)
+                        if enrolment.event:
+                            events.append(enrolment.event)
+                        deliveries.append((job.done, enrolment.login))
                     case LimitedJob():
                         events.append(
                             Event(job.kind, now_ms, "device", source=job.source, count=job.count, reason=job.reason)
@@ -209,16 +239,24 @@ class BatchProcessor:
         token_keys: set[str] = set()
         folds: set[str] = set()
         logins: set[str] = set()
+        certificates: set[str] = set()
         for job, piece in zip(jobs, pieces, strict=True):
             if isinstance(job, ActivationJob):
                 folds.add(job.fold)
+            elif isinstance(job, ChainJob):
+                token_keys.add(job.arrival.token_key)
+                folds.add(job.arrival.fold)
+                certificates.add(certificate_login_key(self._keys, job.arrival.certificate.fingerprint))
             elif isinstance(job, ProvisionJob) and not isinstance(job.request, Malformed):
                 token_keys.add(job.request.key)
                 logins.update(claimed_login_keys(job.request, self._keys))
                 name = lookup_fold(job.request, self._keys, piece)
                 if name is not None:
                     folds.add(name)
-        return transaction.load(token_keys, folds, logins)
+        facts = transaction.load(token_keys, folds, logins | certificates)
+        if certificates:
+            facts.ended.update(transaction.reader().ended_certificates(list(certificates)))
+        return facts
 
     def _inspected(
         self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes], now_ms: int
@@ -247,6 +285,8 @@ class BatchProcessor:
         for job in jobs:
             if isinstance(job, ProvisionJob):
                 deliveries.append((job.done, failure))
+            elif isinstance(job, ChainJob):
+                deliveries.append((job.done, Login(refusal=LoginRefusal.UNAVAILABLE)))
             elif isinstance(job, ActivationJob | RecordJob):
                 deliveries.append((job.done, None))
         return deliveries
