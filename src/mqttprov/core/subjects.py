@@ -5,6 +5,7 @@ name as X.509 bounds it, the expression in its choices, which makes the worst ca
 """
 
 import re
+import warnings
 from functools import lru_cache
 from typing import Final
 
@@ -26,8 +27,10 @@ def check_subject_pattern(pattern: str) -> str:
         raise InvalidName(f"a subject pattern has 1 to {MAX_PATTERN_CHARS} printable characters, for example '(gw-.*)'")
     _check_choices(pattern)
     try:
-        compiled = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what `re` may read in another way one day
+            compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError, Warning) as error:
         raise InvalidName(f"the subject pattern is no regular expression: {error}") from error
     if not compiled.groups:
         raise InvalidName("the subject pattern has no group; put the part that is the device name in round brackets")
