@@ -1,11 +1,12 @@
 """`profile create` and `profile update` for devices that come with certificates of their factory."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.brokers.certificates import DeviceKey, FactoryAuthority
-from tests.cli.command import Result
+from tests.cli.command import Result, mqttprov, start
 
 Cli = Callable[..., Result]
 
@@ -80,3 +81,46 @@ def test_update_changes_one_thing_and_leaves_the_other(cli: Cli, authority: Fact
     assert told(cli, "profile-updated") == ["rotation on first use", "no rotation on first use, other authorities"]
     assert cli("profile", "update", "made").status == 2
     assert cli("profile", "update", "nobody", "--rotate-on-first-use").status == 3
+
+
+def test_request_shows_a_factory_certificate(state: Path, cli: Cli, authority: FactoryAuthority) -> None:
+    """Beside a running broker, from making the profile to the credentials, without key and secret."""
+    key = DeviceKey("gw-1")
+    Path("gw.pem").write_text(authority.issue(key, "gw-1"))
+    Path("gw-key.pem").write_text(key.private_key_pem())
+    shown = ["--factory-certificate", "gw.pem", "--factory-key", "gw-key.pem"]
+    with start("serve", "--state", str(state), "--port", "0", "--tls-port", "0", "--json") as process:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["listening"][1].rsplit(":", 1)[1]
+        assert create(cli, "--ca", "ca.pem", "--rotate-on-first-use").status == 0
+        at = ["--port", port, "--tls-ca", str(state / "authority.pem"), "--json"]
+        done = _until_trusted(lambda: mqttprov("request", *shown, *at))
+        assert (done.data["status"], done.data["deviceName"]) == ("SUCCESS", "gw-1")
+        again = mqttprov("request", *shown, *at, "--device-name", "gw-2")
+        assert (again.status, again.data["status"]) == (1, "FAILURE")
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def _until_trusted(ask: Callable[[], Result]) -> Result:
+    """Ask until the broker has met the new profile, which it does 0.1 s later at most."""
+    for _ in range(100):
+        done = ask()
+        if done.status != 6:
+            return done
+    return done
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--factory-certificate", "ca.pem", "--tls-ca", "ca.pem"],
+        ["--factory-certificate", "ca.pem", "--factory-key", "ca.pem"],
+        ["--factory-certificate", "ca.pem", "--factory-key", "ca.pem", "--tls-ca", "ca.pem"],
+        ["--factory-key", "ca.pem", "--tls-ca", "ca.pem"],
+    ],
+)
+def test_half_a_factory_identity_is_a_usage_error(authority: FactoryAuthority, options: list[str]) -> None:
+    """A certificate needs its key, and both need TLS."""
+    refused = mqttprov("request", *options)
+    assert (refused.status, "factory" in refused.err or "certificate" in refused.err) == (2, True)
