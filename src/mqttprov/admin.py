@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Self
 
 from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, verify
-from mqttprov.core.model import CredentialsType, LifecycleState, OperatorRole, Profile, ReprovisionPolicy, Strategy
+from mqttprov.core.limits import MIN_SECRET_CHARS
+from mqttprov.core.model import (
+    Chain,
+    CredentialsType,
+    LifecycleState,
+    OperatorRole,
+    Profile,
+    ReprovisionPolicy,
+    Strategy,
+)
 from mqttprov.core.names import InvalidName
 from mqttprov.core.selectors import parse_selectors
+from mqttprov.core.subjects import DEFAULT_SUBJECT_PATTERN
 from mqttprov.responder import doorbell, state_directory
 from mqttprov.responder.acting import NotFound, PartlyMade
 from mqttprov.responder.administration import DEFAULT, Administration
@@ -38,8 +48,11 @@ from mqttprov.store.protocol import (
 
 __all__ = [
     "DEFAULT",
+    "DEFAULT_SUBJECT_PATTERN",
+    "MIN_SECRET_CHARS",
     "Admin",
     "BrokenChain",
+    "Chain",
     "Conflict",
     "CredentialsType",
     "DeviceLife",

@@ -17,7 +17,7 @@ from mqttprov.brokers.farewell import WIPE_CALL, Farewells
 from mqttprov.brokers.wheel import DeadlineWheel
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
-from mqttprov.core.login import Holder, LoginRefusal, Principal, Role
+from mqttprov.core.login import Holder, Principal, Role
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import (
     AUDIT_PREFIX,
@@ -229,6 +229,9 @@ class EmbeddedBroker:
             self._ask_to_rotate(event)
         elif event.kind == EventKind.LABELLED:
             self._relabel(event)
+        elif self._trust_certificate is not None:
+            for pem in self.responder.new_certificates(event):
+                self._trust_certificate(pem)
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -349,7 +352,7 @@ class EmbeddedBroker:
         """Note that a client broke the protocol."""
         _log.info("connection from %s ended: %s", connection.source, error)
 
-    def log_refusal(self, connection: Connection, refusal: LoginRefusal) -> None:
+    def log_refusal(self, connection: Connection, refusal: str) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
 

@@ -20,6 +20,7 @@ class EventKind(StrEnum):
 
     INITIALISED = "initialised"
     PROFILE_CREATED = "profile-created"
+    PROFILE_UPDATED = "profile-updated"
     TOKEN_CREATED = "token-created"  # noqa: S105 - a kind of event
     TOKEN_UPDATED = "token-updated"  # noqa: S105 - a kind of event
     TOKEN_REVOKED = "token-revoked"  # noqa: S105 - a kind of event

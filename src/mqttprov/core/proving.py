@@ -29,6 +29,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     proven: bool
     claimed: bool  # by the device's claim secret
     base: str
+    factory: bool = False  # by the key of its factory certificate, in the TLS handshake
 
 
 def check_claim_secret(secret: str) -> None:
@@ -52,6 +53,11 @@ def judge_secret(
     request: ProvisionRequest, token: Token | None, known: DeviceFacts | None, keys: Keys, now_ms: int
 ) -> Standing:
     """Tell what the request's secret proves. Without a token the work is the same and the answer is: nothing."""
+    factory = request.factory
+    if factory is not None and factory.suffices and not request.secret:
+        # Who is here has shown the key, so that equal work would hide nothing.
+        proven = token is not None and token.key == factory.token_key
+        return Standing(proven, claimed=False, base=keys.mac("factory-proof", factory.public_key), factory=proven)
     presented = keys.registration_verifier(request.key, request.secret)
     current = equal(presented, token.verifier if token else _NO_VERIFIER)
     previous = equal(presented, (token.previous_verifier if token else None) or _NO_VERIFIER)

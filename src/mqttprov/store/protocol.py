@@ -11,9 +11,10 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event
+from mqttprov.core.factory import ChainFacts, FactoryFacts
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.login import LoginFacts, OperatorFacts, SupersededLogin
-from mqttprov.core.model import LifecycleState, OperatorRole, Profile
+from mqttprov.core.model import Chain, LifecycleState, OperatorRole, Profile
 from mqttprov.core.selectors import Selector
 
 
@@ -32,6 +33,7 @@ class ProfileRow(msgspec.Struct, frozen=True):
     created_ms: int
     tokens: int
     devices: int
+    chain: Chain | None = None
 
 
 class TokenRow(msgspec.Struct, frozen=True):
@@ -220,7 +222,19 @@ class Reader(Protocol):
         """Give an operator's login."""
 
     def certificates(self) -> list[str]:
-        """Give the PEM certificates of all live credentials."""
+        """Give the PEM certificates that open a TLS connection: of live credentials, factories and chains."""
+
+    def factory_certificate(self, device_id: str) -> str | None:
+        """Give the certificate (PEM) with which a device was imported."""
+
+    def factory_devices(self, public_key: str | None = None, fold: str | None = None) -> list[FactoryFacts]:
+        """Give the devices, two at most, that were imported with this key (SHA-256, hex) or that have this name."""
+
+    def chains(self) -> list[ChainFacts]:
+        """Give the profiles whose devices come in by certificates, oldest first."""
+
+    def ended_certificates(self, login_keys: Sequence[str]) -> list[str]:
+        """Give those of the login keys that are of superseded certificates."""
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles, or the one of this name."""
@@ -307,8 +321,11 @@ class WriteTransaction(Protocol):
     def mark_seen(self, device_ids: Sequence[str], at_ms: int) -> None:
         """Remember that these devices are in use."""
 
-    def add_profile(self, profile: Profile, created_ms: int) -> Profile:
+    def add_profile(self, profile: Profile, created_ms: int, chain: Chain | None = None) -> Profile:
         """Store a new profile; gives it back with its id. Raises `Conflict`."""
+
+    def update_profile(self, profile: Profile, chain: Chain | None) -> None:
+        """Store what of a profile may change: whether factory identities rotate on first use, and its chain."""
 
     def add_token(self, token: NewToken) -> int:
         """Store a new registration token; gives its id. Raises `Conflict`."""

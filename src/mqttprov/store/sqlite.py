@@ -37,7 +37,7 @@ from mqttprov.core.facts import (
     SetTransfer,
     SupersedeCredentials,
 )
-from mqttprov.core.model import Credential, Device, OperatorRole, Profile
+from mqttprov.core.model import Chain, Credential, Device, OperatorRole, Profile
 from mqttprov.core.names import fold
 from mqttprov.store.protocol import Conflict, LimitExceeded, NewToken, StoreUnavailable, TokenRow
 from mqttprov.store.sqlite_reader import (
@@ -57,6 +57,7 @@ _TABLES: Final = {
     "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
     "claim, factory_key, last_seen_ms",
     "registration": "device_id, token_id, at_ms",
+    "factory_certificate": "device_id, certificate",
     "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
     "audit_event": "seq, at_ms, kind, device_id, body, hash",
@@ -249,7 +250,7 @@ class SqliteTransaction:
         registrations: list[tuple[str, int, int]] = []
         for effect in effects:
             match effect:
-                case CreateDevice(device):
+                case CreateDevice(device, _):
                     created[device.fold] = device
                 case IssueCredential(fold_, credential):
                     issued[credential.device_id, credential.generation] = credential
@@ -273,6 +274,8 @@ class SqliteTransaction:
                 case ChangeOwner(device_id, _, owner, transferred_ms):
                     self._connection.execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
+        certificates = [(e.device.id, e.certificate) for e in effects if isinstance(e, CreateDevice) and e.certificate]
+        _insert(self._connection, "factory_certificate", certificates)
         self._update_devices([self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created])
         # Ended and activated generations first: a new one may take over a login key that is free only then.
         self._update_credentials(
@@ -343,14 +346,20 @@ class SqliteTransaction:
         """Note that devices are in use (`WriteTransaction.mark_seen`)."""
         self._connection.execute(STATEMENTS["mark_seen"], (at_ms, _json(device_ids)))
 
-    def add_profile(self, profile: Profile, created_ms: int) -> Profile:
+    def add_profile(self, profile: Profile, created_ms: int, chain: Chain | None = None) -> Profile:
         """Store a new profile (`WriteTransaction.add_profile`)."""
         row = (profile.name, fold(profile.name), profile.strategy, profile.credentials_type, profile.reprovision,
                profile.min_secret_chars, profile.unicode_names, _json(profile.label_keys),
-               _json(profile.publish_topics), _json(profile.subscribe_topics), created_ms)  # fmt: skip
+               _json(profile.publish_topics), _json(profile.subscribe_topics), profile.rotate_on_first_use, created_ms,
+               chain and chain.authorities, chain and chain.subject_pattern)  # fmt: skip
         with _unique(f"a profile named {profile.name!r} exists already"):
             row_id = self._connection.execute(STATEMENTS["insert_profile"], row).lastrowid
         return msgspec.structs.replace(profile, id=row_id)
+
+    def update_profile(self, profile: Profile, chain: Chain | None) -> None:
+        """Store what of a profile may change (`WriteTransaction.update_profile`)."""
+        row = (profile.rotate_on_first_use, chain and chain.authorities, chain and chain.subject_pattern, profile.id)
+        self._connection.execute(STATEMENTS["update_profile"], row)
 
     def add_token(self, token: NewToken) -> int:
         """Store a new registration token (`WriteTransaction.add_token`)."""
