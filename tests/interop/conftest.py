@@ -123,9 +123,9 @@ class Broker:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def new_token(self, name: str) -> RegistrationToken:
+    def new_token(self, name: str, *options: str) -> RegistrationToken:
         """Make a registration token."""
-        issued = self.command("token", "create", "--name", name)
+        issued = self.command("token", "create", "--name", name, *options)
         return RegistrationToken(issued["provisionDeviceKey"], issued["provisionDeviceSecret"])
 
     def device(self, name: str) -> dict[str, Any]:
@@ -194,11 +194,11 @@ class Operator:
             assert self._changed.wait_for(found, PATIENCE_S), f"no such message on {topic}"
             return found()[0]
 
-    def call(self, device: str, method: str) -> Any:
+    def call(self, device: str, method: str, *, params: object) -> Any:
         """Call a remote procedure of a device; give its answer."""
         number = secrets.randbelow(1_000_000)
         self._client.publish(
-            f"v1/devices/{device}/rpc/request/{number}", json.dumps({"method": method, "params": {}}), qos=1
+            f"v1/devices/{device}/rpc/request/{number}", json.dumps({"method": method, "params": params}), qos=1
         )
         return self.wait_for(f"v1/devices/{device}/rpc/response/{number}")
 
@@ -239,6 +239,11 @@ class VendorGateway:
             **{f"TB_GW_PROVISIONING_DEVICE_{name}": value for name, value in provisioning.items()},
         }
         self.start()
+
+    def configure(self, token: RegistrationToken) -> None:
+        """Give it other provisioning settings for its next start."""
+        self._environment["TB_GW_PROVISIONING_DEVICE_KEY"] = token.key
+        self._environment["TB_GW_PROVISIONING_DEVICE_SECRET"] = token.secret
 
     def start(self) -> None:
         """Start it, or start it again."""
