@@ -197,9 +197,8 @@ class Operator:
     def call(self, device: str, method: str, *, params: object) -> Any:
         """Call a remote procedure of a device; give its answer."""
         number = secrets.randbelow(1_000_000)
-        self._client.publish(
-            f"v1/devices/{device}/rpc/request/{number}", json.dumps({"method": method, "params": params}), qos=1
-        )
+        content = json.dumps({"method": method, "params": params})
+        self._client.publish(f"v1/devices/{device}/rpc/request/{number}", content, qos=1)
         return self.wait_for(f"v1/devices/{device}/rpc/response/{number}")
 
     def close(self) -> None:
@@ -234,16 +233,15 @@ class VendorGateway:
             "TB_GW_CONFIG_DIR": f"{self.config}/",
             "TB_GW_HOST": broker.host,
             "TB_GW_PORT": str(VENDOR_TLS_PORT if tls else broker.port),
-            "TB_GW_PROVISIONING_DEVICE_KEY": token.key,
-            "TB_GW_PROVISIONING_DEVICE_SECRET": token.secret,
             **{f"TB_GW_PROVISIONING_DEVICE_{name}": value for name, value in provisioning.items()},
         }
+        self.configure(token)
         self.start()
 
     def configure(self, token: RegistrationToken) -> None:
         """Give it other provisioning settings for its next start."""
-        self._environment["TB_GW_PROVISIONING_DEVICE_KEY"] = token.key
-        self._environment["TB_GW_PROVISIONING_DEVICE_SECRET"] = token.secret
+        names = ("TB_GW_PROVISIONING_DEVICE_KEY", "TB_GW_PROVISIONING_DEVICE_SECRET")
+        self._environment.update(zip(names, token, strict=True))
 
     def start(self) -> None:
         """Start it, or start it again."""

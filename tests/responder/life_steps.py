@@ -1,5 +1,6 @@
 """What may happen next in the life of tokens, devices, owners and credentials; `World` does it to product and model."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,13 @@ class Steps:
         """A request of before, granted or not, comes again: a reply was lost, or a device was set back."""
         if self.world.asked:
             self.world.batch([pick(self.world.asked[-9:] + self.world.granted[-9:] * 2)], ())
+
+    def ask_otherwise(self, pick: Pick) -> None:
+        """A device that was granted credentials asks for others, up to more than it may have at once."""
+        if self.world.granted:
+            asked = pick(self.world.granted[-3:])
+            brought = [tuple(sorted(pick(BRINGS).items())) for _ in range(pick((1, 2, 5)))]
+            self.world.batch([dataclasses.replace(asked, brings=brings, code=None) for brings in brought], ())
 
     def log_in(self, pick: Pick) -> None:
         """Credentials that were told some time ago log in, some with another password."""
@@ -273,9 +281,12 @@ class Steps:
         return None if wait_ms is None else self.world.now_ms + wait_ms
 
     def wait(self, pick: Pick) -> None:
-        """Time passes."""
-        self.world.now_ms += pick((1, 50, 500))
-        self.model.now = self.world.now_ms
+        """Time passes, or the moment comes at which something ends."""
+        tokens, devices = self.model.tokens.values(), self.model.devices.values()
+        ends = [end for token in tokens for end in (token.expires, *token.secrets.values())]
+        ends += [device.offer[2] for device in devices if device.offer]
+        moments = [int(end) for end in ends if self.world.now_ms < end < LASTING]
+        self.model.now = self.world.now_ms = pick([self.world.now_ms + ms for ms in (1, 50, 500)] + moments)
 
 
 RARE = ("decommission", "suspend", "revoke_token", "revoke_token_with_devices", "rotate_token", "update_token")
