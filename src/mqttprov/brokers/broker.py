@@ -246,7 +246,7 @@ class EmbeddedBroker:
             generation = parse_body(event.body)[1].generation or 0
         except ValueError:  # damaged in the store: rather one login too many
             return sessions
-        return [s for s in sessions if s.principal is None or s.principal.generation < generation]
+        return self._older(event.device_id or "", generation)
 
     def publish_checkpoint(self, note: str) -> None:
         """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
@@ -330,6 +330,16 @@ class EmbeddedBroker:
             and self._trust_certificate
         ):
             self._trust_certificate(outcome.value)
+
+    def end_former(self, outcome: Outcome) -> None:
+        """End what the last owner of a device has open, before the new one learns that it is his (P7)."""
+        if isinstance(outcome, Granted) and outcome.ended_before:
+            for session in self._older(outcome.device_id, outcome.ended_before):
+                session.end(ReasonCode.NOT_AUTHORIZED)
+
+    def _older(self, device_id: str, generation: int) -> list[Connection]:
+        sessions = self._by_principal.get(device_id, ())
+        return [s for s in sessions if s.principal is None or s.principal.generation < generation]
 
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""

@@ -11,12 +11,16 @@ from mqttprov.core.model import Credential, CredentialStatus, Device, LifecycleS
 
 
 class DeviceFacts(msgspec.Struct):
-    """A device, its live credentials (oldest first), the tokens that registered it, its newest generation's number."""
+    """A device, its live credentials (oldest first), the tokens that registered it, its newest generation's number.
+
+    `ended` are its superseded credentials, known for a device that is offered to another owner.
+    """
 
     device: Device
     credentials: list[Credential] = []
     registered_by: set[int] = set()
     last_generation: int = 0
+    ended: list[Credential] = []
 
     @property
     def rotation_due(self) -> bool:
@@ -196,6 +200,8 @@ class Facts(msgspec.Struct):
                 credential.status = CredentialStatus.SUPERSEDED
                 self.logins.pop(credential.login_key, None)
                 self.ended.add(credential.login_key)
+                if facts.device.transfer is not None:
+                    facts.ended.append(credential)
         facts.credentials = [c for c in facts.credentials if c.generation not in generations]
         # Generations of one device may share a login with different passwords.
         self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)

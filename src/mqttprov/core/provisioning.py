@@ -60,7 +60,7 @@ from mqttprov.core.model import (
 from mqttprov.core.proving import Standing, judge_secret, pass_for_unproven
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, is_not_found, refused
 from mqttprov.core.secrets import Keys, new_id, new_reference
-from mqttprov.core.transfer import TRANSFER_TEXT, check_all_new, judge_code
+from mqttprov.core.transfer import TRANSFER_TEXT, check_all_new, judge_code, without_kept_code
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ def decide(request: ProvisionRequest, facts: Facts, context: Context) -> Decisio
     asked = _asked(request, token, facts, context)
     try:
         token = check_token(token, asked.standing)
-        return _provision(_Case(request, token, facts, context, asked))
+        return _provision(_Case(without_kept_code(request, asked.known, token), token, facts, context, asked))
     except Refusal as refusal:
         return _refuse(request, token, refusal.reason, refusal.why, context, asked)
     except names.InvalidName as error:
@@ -256,7 +256,7 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
         labels = {**labels, **token.labels, **request.labels}
     transferring = request.claim_code is not None
     if transferring:
-        check_all_new(live, credential)
+        check_all_new((*known.ended, *live), credential, secret, context.keys)
         labels = {**token.labels, **request.labels}
     state = transition(device.state, LifecycleEvent.TRANSFER if transferring else LifecycleEvent.PROVISION)
     gateway = device.gateway or request.gateway
@@ -308,9 +308,9 @@ def _answer(
         state=device.state,
         text=BY_FACTORY_IDENTITY if case.asked.standing.factory else None,
     )
-    if kind is EventKind.TRANSFER_COMPLETED:
+    if transferred := kind is EventKind.TRANSFER_COMPLETED:
         event = msgspec.structs.replace(event, owner=owner, to_owner=device.owner)
-    return Decision(grant(credential, secret, device.name, ref), tuple(effects), event)
+    return Decision(grant(credential, secret, device.name, ref, alone=transferred), tuple(effects), event)
 
 
 def _refuse(

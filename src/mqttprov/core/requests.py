@@ -50,6 +50,7 @@ class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """What a device asks for. `None` means absent, as `null` does on the wire (thingsboard.md rule 12).
 
     An empty secret stands for none; only a session with a `factory` identity may leave it out.
+    `code_with_secret` tells that the claim code came behind the secret and not in a field of its own.
     """
 
     key: str
@@ -67,6 +68,7 @@ class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     request_id: str | None = None
     claim_code: str | None = None
     factory: FactoryIdentity | None = None
+    code_with_secret: bool = False
 
     def __repr__(self) -> str:
         return f"ProvisionRequest(key={self.key!r}, secret=***, device_name={self.device_name!r})"
@@ -129,7 +131,10 @@ FAILURE_TEXT = "Failed to provision device!"
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """Credentials for a device. `value` is the access token, the PEM certificate or the password of MQTT_BASIC."""
+    """Credentials for a device. `value` is the access token, the PEM certificate or the password of MQTT_BASIC.
+
+    `ended_before` is not told: generations before this one ended at once, and so must their sessions (0: none did).
+    """
 
     device_id: str
     device_name: str
@@ -138,6 +143,7 @@ class Granted(msgspec.Struct, frozen=True, gc=False):
     ref: str
     username: str = ""
     client_id: str = ""
+    ended_before: int = 0
 
     status = Status.SUCCESS
 

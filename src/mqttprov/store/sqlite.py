@@ -231,6 +231,9 @@ class SqliteTransaction:
             ids = (_json(list(by_id)),)
             for row in execute(STATEMENTS["live_credentials"], ids).fetchall():
                 by_id[row[0]].credentials.append(credential_from_row(row))
+            offered = [facts.device.id for facts in by_id.values() if facts.device.transfer is not None]
+            for row in execute(STATEMENTS["ended_credentials"], (_json(offered),)).fetchall() if offered else ():
+                by_id[row[0]].ended.append(credential_from_row(row))
             for device_id, token_id in execute(STATEMENTS["registrations_of"], ids).fetchall():
                 by_id[device_id].registered_by.add(token_id)
         logins: dict[str, str] = {}

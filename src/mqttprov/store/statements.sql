@@ -21,6 +21,12 @@ FROM credential
 WHERE device_id IN (SELECT value FROM json_each(?)) AND status <> 'superseded'
 ORDER BY device_id, generation;
 
+-- name: ended_credentials
+SELECT device_id, generation, type, login_key, proof, status, verifier, username, client_id, certificate, public_key,
+       supplied, issued_ms, first_login_ms
+FROM credential
+WHERE device_id IN (SELECT value FROM json_each(?)) AND status = 'superseded';
+
 -- name: registrations_of
 SELECT device_id, token_id FROM registration WHERE device_id IN (SELECT value FROM json_each(?));
 

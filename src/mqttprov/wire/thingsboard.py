@@ -31,6 +31,7 @@ from mqttprov.core.requests import (
     SuppliedCertificate,
     SuppliedCsr,
 )
+from mqttprov.core.secrets import split_claim_code
 
 
 class Encoding(Enum):
@@ -192,7 +193,16 @@ def _request(fields: dict[str, Any], *, keyless: bool) -> ProvisionRequest:
         raise _Unclear("provisionDeviceKey is missing; send the key that was given for provisioning")
     if "secret" not in found:
         raise _Unclear("provisionDeviceSecret is missing; send the secret that was given for provisioning")
+    if "claim_code" not in found:
+        _take_code(found)
     return ProvisionRequest(**found)
+
+
+def _take_code(found: dict[str, Any]) -> None:
+    """Part a claim code from the secret that it follows; the vendor's gateway has no other place for it."""
+    secret, code = split_claim_code(found["secret"])
+    if code is not None:
+        found.update(secret=secret, claim_code=code, code_with_secret=True)
 
 
 def _take_other(found: dict[str, Any], name: str, value: object) -> None:
