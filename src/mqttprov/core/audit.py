@@ -43,6 +43,9 @@ class EventKind(StrEnum):
     TRANSFER_COMPLETED = "transfer-completed"
     WIPED = "wiped"
     NOT_WIPED = "not-wiped"
+    AUTHORITY_CREATED = "authority-created"
+    AUTHORITY_ROTATED = "authority-rotated"
+    AUTHORITY_RETIRED = "authority-retired"
 
 
 # A broker that meets one of these ends the sessions of the device that it names (P7).

@@ -283,6 +283,11 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
         f"{_provisioned(e)}new credentials, {_credentials(e)}: it has passed from {_owner(e.owner)} to "
         f"{_owner(e.to_owner)}, and older generations have ended."
     ),
+    EventKind.AUTHORITY_CREATED: lambda e: f"{e.actor} put another certificate authority in place: {e.text}.",
+    EventKind.AUTHORITY_ROTATED: lambda e: (
+        f"{e.actor} had a new certificate authority take over: {e.text}; older ones stay trusted."
+    ),
+    EventKind.AUTHORITY_RETIRED: lambda e: f"{e.actor} ended the trust in older certificate authorities: {e.text}.",
     EventKind.WIPED: lambda e: f"{_device(e)} wiped its credentials{_from(e)}, as it was asked to.",
     EventKind.NOT_WIPED: lambda e: (
         f"It is not known whether {_device(e)} wiped its credentials{f': {e.text}' if e.text else ''}."

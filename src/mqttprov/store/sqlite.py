@@ -38,7 +38,7 @@ from mqttprov.core.facts import (
 )
 from mqttprov.core.model import Credential, Device, OperatorRole, Profile
 from mqttprov.core.names import fold
-from mqttprov.store.protocol import Conflict, LimitExceeded, NewToken, StoreUnavailable, TokenRow
+from mqttprov.store.protocol import AuthorityRow, Conflict, LimitExceeded, NewToken, StoreUnavailable, TokenRow
 from mqttprov.store.sqlite_reader import (
     STATEMENTS,
     SqliteReader,
@@ -369,6 +369,10 @@ class SqliteTransaction:
         """Store an operator's login (`WriteTransaction.add_operator`)."""
         with _unique(f"an operator named {name!r} exists already"):
             self._connection.execute(STATEMENTS["insert_operator"], (name, role, verifier, created_ms))
+
+    def put_authority(self, authority: AuthorityRow) -> None:
+        """Store a certificate authority (`WriteTransaction.put_authority`)."""
+        self._connection.execute(STATEMENTS["put_authority"], (authority.certificate, authority.state))
 
     def reader(self) -> SqliteReader:
         """Ask within this transaction (`WriteTransaction.reader`)."""

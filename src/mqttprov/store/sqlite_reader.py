@@ -28,10 +28,13 @@ from mqttprov.core.model import (
 from mqttprov.core.names import fold
 from mqttprov.core.selectors import Relation
 from mqttprov.store.protocol import (
+    AuthorityRow,
+    AuthorityState,
     CredentialRow,
     DeviceQuery,
     DeviceRow,
     FailedAttemptsRow,
+    IssuedCertificateRow,
     Listed,
     ProfileRow,
     ProvisioningSourceRow,
@@ -205,6 +208,14 @@ class SqliteReader:
     def certificates(self) -> list[str]:
         """Give the certificates of live credentials (`Reader.certificates`)."""
         return self._all("certificates", (), lambda row: str(row[0]))
+
+    def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
+        """Give what our authorities issued (`Reader.issued_certificates`)."""
+        return self._each("issued_certificates", (since_ms, ended), lambda row: IssuedCertificateRow(*row))
+
+    def authorities(self) -> list[AuthorityRow]:
+        """List certificate authorities (`Reader.authorities`)."""
+        return self._all("authorities", (), lambda row: AuthorityRow(row[0], AuthorityState(row[1])))
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles (`Reader.profiles`)."""
