@@ -71,6 +71,7 @@ class EmbeddedServer:
         """Open the listeners and give their URLs. Raises `BrokerError` and `StateError`."""
         loop = asyncio.get_running_loop()
         signer = self._state.audit_signer(os.urandom)
+        self._state.settle_authorities()
         self._authorities = self._state.authorities()
         self._context: ssl.SSLContext | None = None
         checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)

@@ -11,7 +11,7 @@ from mqttprov.cli.output import emit_columns, emit_fields, emit_json, record, sa
 from mqttprov.cli.state import JsonOption, StateOption, administering
 
 if TYPE_CHECKING:
-    from mqttprov.responder.authority_care import AuthorityView, NewAuthority
+    from mqttprov.responder.authority_care import AuthorityView
 
 app = typer.Typer(help="Certificate authorities: who signs certificates of devices and brokers.")
 
@@ -40,15 +40,14 @@ _COLUMNS = {
 }
 
 
-def _new(name: str | None, days: int | None, certificate: Path | None, private_key: Path | None) -> "NewAuthority":
-    from mqttprov.pki.authority import AUTHORITY_DAYS  # noqa: PLC0415 - X.509 takes long to load
-    from mqttprov.responder.authority_care import NewAuthority  # noqa: PLC0415 - the same
-
+def _asked(name: str | None, days: int | None, certificate: Path | None, private_key: Path | None) -> dict[str, Any]:
+    """Give what was asked for, as arguments. Raises `Failure` for what contradicts itself."""
     if (certificate is None) != (private_key is None):
         raise Failure("an authority of your own is two files: give --certificate and --private-key", Exit.USAGE)
     if certificate is not None and (name is not None or days is not None):
         raise Failure("an authority of your own has a name and validity already; leave out --name, --days", Exit.USAGE)
-    return NewAuthority(name, AUTHORITY_DAYS if days is None else days, certificate, private_key)
+    given = {"name": name, "days": days, "certificate": certificate, "private_key": private_key}
+    return {option: value for option, value in given.items() if value is not None}
 
 
 def _tell(view: "AuthorityView", *, json: bool) -> None:
@@ -83,7 +82,7 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Replace the authority that 'mqttprov init' made, as long as it has issued nothing."""
-    _install("init", _new(name, days, certificate, private_key), state, json=json)
+    _install("init", _asked(name, days, certificate, private_key), state, json=json)
 
 
 @app.command()
@@ -99,13 +98,13 @@ def rotate(
 
     Older ones stay trusted, and the oldest goes on to sign the broker's own certificate, until 'mqttprov ca retire'.
     """
-    _install("rotate", _new(name, days, certificate, private_key), state, json=json)
+    _install("rotate", _asked(name, days, certificate, private_key), state, json=json)
 
 
-def _install(verb: str, new: "NewAuthority", state: Path | None, *, json: bool) -> None:
+def _install(verb: str, asked: dict[str, Any], state: Path | None, *, json: bool) -> None:
     with administering(state) as admin:
         try:
-            view = getattr(admin.ca, verb)(new)
+            view = getattr(admin.ca, verb)(**asked)
         except ValueError as error:
             raise Failure(str(error), Exit.USAGE) from error
     _tell(view, json=json)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mqttprov.pki.authority import Authority, load_chain
 from mqttprov.responder.state_files import StateError, read, read_private, write_whole
-from mqttprov.store.protocol import AuthorityRow, AuthorityState
+from mqttprov.store.protocol import AuthorityRow, AuthorityState, Store
 
 _KEYS: Final = "authority-key*.pem"
 _CERTIFICATES: Final = "authority.pem"
@@ -61,11 +61,16 @@ def key_file(path: Path, fingerprint: str) -> Path:
     return path / "keys" / f"authority-key-{fingerprint[:16]}.pem"
 
 
-def settle(path: Path, rows: Sequence[AuthorityRow]) -> None:
+def settle(path: Path, store: Store) -> None:
     """Bring the files in line with the store: what devices trust, and no key of a retired authority.
 
-    Done again it changes nothing. Raises `StateError` and `OSError`.
+    Done again it changes nothing. For one at a time. Raises `StateError` and `OSError`.
     """
+    reader = store.reader()
+    try:
+        rows = reader.authorities()
+    finally:
+        reader.close()
     if not rows:
         return
     trusted = sorted((row for row in rows if row.state is not AuthorityState.RETIRED), key=_active_first)

@@ -7,6 +7,7 @@ can always be signed for. A running `serve` follows the audit chain, as with dev
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from cryptography import x509
@@ -37,13 +38,13 @@ class AuthorityView(msgspec.Struct, frozen=True):
     live: int
 
 
-class NewAuthority(msgspec.Struct, frozen=True):
+class _New(NamedTuple):
     """What an authority is to be: made here with this name and validity, or brought in two files (PEM)."""
 
-    name: str | None = None
-    days: int = AUTHORITY_DAYS
-    certificate: Path | None = None
-    private_key: Path | None = None
+    name: str | None
+    days: int
+    certificate: Path | None
+    private_key: Path | None
 
 
 class AuthorityCare:
@@ -78,13 +79,37 @@ class AuthorityCare:
         finally:
             reader.close()
 
-    def init(self, new: NewAuthority) -> AuthorityView:
-        """Replace the authority that `mqttprov init` made by one of your own, as long as it has issued nothing."""
-        return self._install(new, EventKind.AUTHORITY_CREATED, AuthorityState.RETIRED)
+    def init(
+        self,
+        *,
+        name: str | None = None,
+        days: int = AUTHORITY_DAYS,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+    ) -> AuthorityView:
+        """Replace the authority that `mqttprov init` made by one of your own, as long as it has issued nothing.
 
-    def rotate(self, new: NewAuthority) -> AuthorityView:
-        """Sign with a new authority from now on; older ones stay trusted until they are retired."""
-        return self._install(new, EventKind.AUTHORITY_ROTATED, AuthorityState.TRUSTED)
+        With `certificate` and `private_key` (files, PEM) it is your own; else it is made, with `name` and `days`.
+        """
+        return self._install(
+            _New(name, days, certificate, private_key), EventKind.AUTHORITY_CREATED, AuthorityState.RETIRED
+        )
+
+    def rotate(
+        self,
+        *,
+        name: str | None = None,
+        days: int = AUTHORITY_DAYS,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+    ) -> AuthorityView:
+        """Sign with a new authority from now on; older ones stay trusted until they are retired.
+
+        With `certificate` and `private_key` (files, PEM) it is your own; else it is made, with `name` and `days`.
+        """
+        return self._install(
+            _New(name, days, certificate, private_key), EventKind.AUTHORITY_ROTATED, AuthorityState.TRUSTED
+        )
 
     def retire(self) -> list[AuthorityView]:
         """End the older authorities: trusted no more, their keys removed. Raises `NotFound` when there are none.
@@ -115,7 +140,7 @@ class AuthorityCare:
         """Where the lists of ended certificates are."""
         return self._path / CERTIFICATE_LISTS
 
-    def _install(self, new: NewAuthority, kind: EventKind, before: AuthorityState) -> AuthorityView:
+    def _install(self, new: _New, kind: EventKind, before: AuthorityState) -> AuthorityView:
         with one_at_a_time(self._path):
             made = self._made(new, kind)
             row = AuthorityRow(made.certificate_pem, AuthorityState.ACTIVE)
@@ -149,7 +174,7 @@ class AuthorityCare:
             (event,) = transaction.append([self._event(kind, _named(view))])
         return event.seq
 
-    def _made(self, new: NewAuthority, kind: EventKind) -> Authority:
+    def _made(self, new: _New, kind: EventKind) -> Authority:
         """Make or read the authority. Raises `ValueError`."""
         if new.certificate is not None and new.private_key is not None:
             made = Authority.from_pem(read(new.certificate), read_private(new.private_key))
@@ -175,11 +200,7 @@ class AuthorityCare:
             raise Conflict("the authority that is here has issued certificates; replace it with: mqttprov ca rotate")
 
     def _settle(self) -> None:
-        reader = self._store.reader()
-        try:
-            settle(self._path, reader.authorities())
-        finally:
-            reader.close()
+        settle(self._path, self._store)
 
     def _views(self, reader: Reader) -> list[AuthorityView]:
         since_ms = self._now_ms() - int(MAX_DEVICE_LIFE.total_seconds() * 1000)

@@ -124,6 +124,16 @@ class StateDirectory:
             reader.close()
         return load_authorities(self.path, rows, timedelta(days=self.settings.ca.device_certificate_days))
 
+    def settle_authorities(self) -> None:
+        """Complete what an interrupted change of authorities left. Raises `StateError`."""
+        from mqttprov.responder.authorities import settle  # noqa: PLC0415 - as above
+
+        try:
+            with one_at_a_time(self.path):
+                settle(self.path, self.store)
+        except OSError as error:
+            raise StateError(f"{self.path / CERTIFICATES} cannot be brought up to date: {error}") from error
+
     def certificate_lists(self, now_ms: Callable[[], int]) -> "CertificateLists":
         """Give what writes the lists of ended certificates."""
         from mqttprov.responder.certificate_lists import CertificateLists  # noqa: PLC0415 - as above
