@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.responder.desk import NOW_MS, Desk
 
-from mqttprov.responder import state_directory
+from mqttprov.responder import state_directory, state_files
 from mqttprov.responder.administration import IssuedToken
 from mqttprov.responder.state_directory import StateDirectory, StateError, initialise
 from mqttprov.store.sqlite import SqliteStore
@@ -40,7 +40,7 @@ def test_what_was_initialised_is_not_replaced(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Wherever it stopped, the next run completes the directory and tells key and secret (P10)."""
     path, calls = tmp_path / "s", 0
-    write_once = state_directory._write_once
+    write_once = state_files.write_once
 
     def stop_here() -> None:
         nonlocal calls
@@ -56,7 +56,7 @@ def test_an_interrupted_run_is_completed(tmp_path: Path, monkeypatch: pytest.Mon
         stop_here()
         return SqliteStore(file, create=create)
 
-    monkeypatch.setattr(state_directory, "_write_once", interrupted_write)
+    monkeypatch.setattr(state_directory, "write_once", interrupted_write)
     monkeypatch.setattr(state_directory, "SqliteStore", interrupted_store)
     with pytest.raises(KeyboardInterrupt):
         make(path)

@@ -23,16 +23,24 @@ from mqttprov.brokers import tls
 from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
+from mqttprov.core.audit import ChainedEvent, EventKind
+from mqttprov.core.credentials import SignedCertificate
 from mqttprov.mqtt import ReasonCode
+from mqttprov.responder.certificate_lists import PeriodicLists
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
+from mqttprov.responder.state_files import StateError
+from mqttprov.store.protocol import StoreUnavailable
 
 BACKLOG: Final = 4096  # the usual 100 turns a connection storm into seconds of SYN retries (amqtt-and-ceilings.md)
 TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
 OUTBOX_INTERVAL_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 2.0
+_AUTHORITIES_CHANGED: Final = frozenset(
+    {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
+)
 _SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
 
 _log = logging.getLogger(__name__)
@@ -63,6 +71,9 @@ class EmbeddedServer:
         """Open the listeners and give their URLs. Raises `BrokerError` and `StateError`."""
         loop = asyncio.get_running_loop()
         signer = self._state.audit_signer(os.urandom)
+        self._state.settle_authorities()
+        self._authorities = self._state.authorities()
+        self._context: ssl.SSLContext | None = None
         checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)
         self._responder = Responder(
             self._state.store,
@@ -71,7 +82,7 @@ class EmbeddedServer:
             now_s=time.monotonic,
             entropy=os.urandom,
             call_soon=loop.call_soon_threadsafe,
-            sign=self._state.authority.sign_device,
+            sign=self._sign,
         )
         self._bell: Bell | None = None
         try:
@@ -87,7 +98,7 @@ class EmbeddedServer:
         return urls
 
     async def _open(self, loop: asyncio.AbstractEventLoop, checkpoints: CheckpointWriter) -> list[str]:
-        context = self._tls_context() if self._tls_port is not None else None
+        self._context = context = self._tls_context() if self._tls_port is not None else None
         self.broker = EmbeddedBroker(
             self._responder,
             loop,
@@ -95,7 +106,13 @@ class EmbeddedServer:
             max_connections=_raise_file_limit() - _SPARE_FILES,
             trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
         )
-        self._responder.open_outbox(self.broker.publish_event)
+        self._responder.open_outbox(self._publish_event)
+        self._lists = PeriodicLists(
+            self._state.certificate_lists(now_ms),
+            now_s=time.monotonic,
+            run_aside=lambda function: loop.run_in_executor(None, function),
+            call_soon=loop.call_soon_threadsafe,
+        )
         self._checkpoints = PeriodicCheckpoints(
             checkpoints,
             self.broker.publish_checkpoint,
@@ -132,14 +149,40 @@ class EmbeddedServer:
             context = tls.server_context(certificate, key)
         except (OSError, ssl.SSLError) as error:
             raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
-        tls.trust(context, [self._state.authority.certificate_pem, *self._responder.certificates()])
+        tls.trust(context, [self._authorities.certificates_pem, *self._responder.certificates()])
         return context
 
     def _made_certificate(self, path: Path) -> tuple[Path, Path]:
         try:
-            return tls.make_server_certificate(self._state.authority, self._host, path, now_ms())
+            return tls.make_server_certificate(self._authorities.serving(now_ms()), self._host, path, now_ms())
         except (OSError, ValueError) as error:
             raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
+
+    def _sign(
+        self, csr_pem: str, device_id: str, device_name: str, serial_entropy: bytes, at_ms: int
+    ) -> SignedCertificate:
+        """Have a device's certificate issued by the authority that is active now."""
+        return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
+
+    def _publish_event(self, event: ChainedEvent) -> None:
+        if event.kind in _AUTHORITIES_CHANGED:
+            self._take_up_authorities()
+        self._lists.note(event)
+        self.broker.publish_event(event)
+
+    def _take_up_authorities(self) -> None:
+        """Sign and trust as the store says now, without a restart; what cannot be taken up leaves all as it was."""
+        try:
+            authorities = self._state.authorities()
+            if self._context is not None:
+                tls.trust(self._context, [authorities.certificates_pem])
+                changed = authorities.serving(now_ms()).key_id != self._authorities.serving(now_ms()).key_id
+                self._authorities = authorities
+                if changed and not self._state.settings.tls.certificate:
+                    self._context.load_cert_chain(*self._made_certificate(self._state.path))
+            self._authorities = authorities
+        except (StateError, StoreUnavailable, BrokerError, OSError) as error:
+            _log.error("the certificate authorities were not taken up; restart after this is repaired: %s", error)
 
     async def _listen(self, scheme: str, port: int, context: ssl.SSLContext | None) -> str:
         loop = asyncio.get_running_loop()
@@ -160,6 +203,7 @@ class EmbeddedServer:
         """Publish audit events, of this process and of others."""
         more = self._responder.tick()
         self._checkpoints.tick(self._responder.published_seq)
+        self._lists.tick()
         self.broker.flush()
         delay = 0.0 if more else OUTBOX_INTERVAL_S
         self._repeat(0, delay, self._tick)
@@ -196,6 +240,7 @@ class EmbeddedServer:
         await asyncio.sleep(0)  # the last answers are delivered before this goes on
         self._responder.finish()
         note = await loop.run_in_executor(None, self._checkpoints.write_now)
+        await loop.run_in_executor(None, self._lists.write_now)
         if note is not None:
             self.broker.publish_checkpoint(note)
         self.broker.flush()

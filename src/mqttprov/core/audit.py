@@ -47,6 +47,9 @@ class EventKind(StrEnum):
     LABELLED = "labelled"
     OWNER_ASSIGNED = "owner-assigned"
     TAKEN_OVER = "taken-over"
+    AUTHORITY_CREATED = "authority-created"
+    AUTHORITY_ROTATED = "authority-rotated"
+    AUTHORITY_RETIRED = "authority-retired"
 
 
 # A broker that meets one of these ends the sessions of the device that it names (P7).

@@ -353,6 +353,11 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
         f"{e.actor} gave {_device(e)}, which had no owner, to {_owner(e.to_owner)}{f' ({e.text})' if e.text else ''}."
     ),
     EventKind.TAKEN_OVER: _taken_over,
+    EventKind.AUTHORITY_CREATED: lambda e: f"{e.actor} put another certificate authority in place: {e.text}.",
+    EventKind.AUTHORITY_ROTATED: lambda e: (
+        f"{e.actor} had a new certificate authority take over: {e.text}; older ones stay trusted."
+    ),
+    EventKind.AUTHORITY_RETIRED: lambda e: f"{e.actor} ended the trust in older certificate authorities: {e.text}.",
     EventKind.WIPED: lambda e: f"{_device(e)} wiped its credentials{_from(e)}, as it was asked to.",
     EventKind.NOT_WIPED: lambda e: (
         f"It is not known whether {_device(e)} wiped its credentials{f': {e.text}' if e.text else ''}."

@@ -11,6 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from mqttprov.core.factory import PresentedCertificate
@@ -44,8 +45,11 @@ def inspect_certificate(pem: str, now_ms: int) -> SuppliedCertificate:
         expires_ms = certificate.not_valid_after_utc.timestamp() * 1000
         normal = certificate.public_bytes(Encoding.PEM).decode("ascii")
         der = certificate.public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        positive = certificate.serial_number > 0
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
         raise BadCertificate("the certificate cannot be read; send one X.509 certificate as PEM text") from None
+    if not positive:  # until cryptography refuses it by itself; where warnings are errors it does already
+        raise BadCertificate("the certificate has no positive serial number; make a new one")
     if now_ms > expires_ms:
         raise BadCertificate("the certificate has expired; make a new one")
     return SuppliedCertificate(normal, fingerprint(der), key_hash(check_key(public_key, "certificate")))
@@ -64,7 +68,7 @@ def inspect_presented(der: bytes) -> PresentedCertificate:
         validity = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     except BadCertificate:
         raise
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
         raise BadCertificate("the certificate cannot be read") from None
     if len(pem) > MAX_PEM_CHARS:
         raise BadCertificate(f"the certificate has more than {MAX_PEM_CHARS} characters as PEM text")

@@ -6,6 +6,7 @@ through `WriteTransaction`, whose effects and audit events become durable togeth
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -194,6 +195,29 @@ class UnownedDeviceRow(msgspec.Struct, frozen=True):
     state: str
 
 
+class AuthorityState(StrEnum):
+    """What a certificate authority is for: it signs, is older and still trusted, or is history."""
+
+    ACTIVE = "active"
+    TRUSTED = "trusted"
+    RETIRED = "retired"
+
+
+class AuthorityRow(msgspec.Struct, frozen=True):
+    """A certificate authority: its certificate (PEM) with those above it."""
+
+    certificate: str
+    state: AuthorityState
+
+
+class IssuedCertificateRow(msgspec.Struct, frozen=True, gc=False):
+    """A certificate that one of our authorities issued (PEM), and where credential and device are in their lives."""
+
+    certificate: str
+    status: str
+    state: str
+
+
 class NewToken(msgspec.Struct, frozen=True):
     """A registration token to be stored."""
 
@@ -235,6 +259,15 @@ class Reader(Protocol):
 
     def ended_certificates(self, login_keys: Sequence[str]) -> list[str]:
         """Give those of the login keys that are of superseded certificates."""
+
+    def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
+        """Give the certificates that our authorities issued since then: those that count, or those that have `ended`.
+
+        Ended are those of superseded credentials and of suspended or decommissioned devices.
+        """
+
+    def authorities(self) -> list[AuthorityRow]:
+        """List certificate authorities, oldest first; none as long as there is only the first one."""
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles, or the one of this name."""
@@ -338,6 +371,9 @@ class WriteTransaction(Protocol):
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login. Raises `Conflict`."""
+
+    def put_authority(self, authority: AuthorityRow) -> None:
+        """Store a certificate authority, or the new state of one that is stored."""
 
     def reader(self) -> Reader:
         """Ask questions within this transaction."""

@@ -30,11 +30,14 @@ from mqttprov.core.model import (
 from mqttprov.core.names import fold
 from mqttprov.core.selectors import Relation
 from mqttprov.store.protocol import (
+    AuthorityRow,
+    AuthorityState,
     ClientIdFightRow,
     CredentialRow,
     DeviceQuery,
     DeviceRow,
     FailedAttemptsRow,
+    IssuedCertificateRow,
     Listed,
     ProfileRow,
     ProvisioningSourceRow,
@@ -263,6 +266,14 @@ class SqliteReader:
     def ended_certificates(self, login_keys: Sequence[str]) -> list[str]:
         """Find superseded certificates by login key (`Reader.ended_certificates`)."""
         return self._all("ended_certificates", (_json(login_keys),), lambda row: str(row[0]))
+
+    def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
+        """Give what our authorities issued (`Reader.issued_certificates`)."""
+        return self._each("issued_certificates", (since_ms, ended), lambda row: IssuedCertificateRow(*row))
+
+    def authorities(self) -> list[AuthorityRow]:
+        """List certificate authorities (`Reader.authorities`)."""
+        return self._all("authorities", (), lambda row: AuthorityRow(row[0], AuthorityState(row[1])))
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles (`Reader.profiles`)."""

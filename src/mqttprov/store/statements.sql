@@ -199,6 +199,18 @@ SELECT p.authorities, p.subject_pattern, t.key,
 FROM profile AS p JOIN token AS t ON t.profile_id = p.id AND t.fold = 'default'
 WHERE p.strategy = 'certificate-chain' AND p.authorities IS NOT NULL ORDER BY p.id;
 
+-- name: issued_certificates
+SELECT c.certificate, c.status, d.state FROM credential AS c JOIN device AS d ON d.id = c.device_id
+WHERE c.certificate IS NOT NULL AND c.supplied = 0 AND c.issued_ms >= ?1
+  AND (c.status = 'superseded' OR d.state IN ('suspended', 'decommissioned')) = ?2;
+
+-- name: authorities
+SELECT certificate, state FROM authority ORDER BY id;
+
+-- name: put_authority
+INSERT INTO authority (certificate, state) VALUES (?, ?)
+ON CONFLICT (certificate) DO UPDATE SET state = excluded.state;
+
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,
                      publish_topics, subscribe_topics, rotate_on_first_use, created_ms, authorities, subject_pattern)
