@@ -1,4 +1,4 @@
-"""The SQLite store: opening and migrations. Its write transaction is in `sqlite_transaction`, questions in `sqlite_reader`.
+"""The SQLite store: opening and migrations. Writing is in `sqlite_transaction`, questions are in `sqlite_reader`.
 
 WAL with `synchronous=FULL`: what is committed survives a power loss (P2; NORMAL does not, security.md rule 5).
 """
