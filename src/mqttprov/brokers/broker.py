@@ -5,6 +5,7 @@ to provisioning requests never come here; they go from the responder to the conn
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -14,8 +15,10 @@ import msgspec
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
+from mqttprov.brokers.outcomes import LoginRefused, Recorded, SessionBegun, SessionEnded
+from mqttprov.brokers.outcomes import Outcome as Happened
 from mqttprov.brokers.wheel import DeadlineWheel
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
+from mqttprov.core.audit import ENDS_SESSIONS, GRANTS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
@@ -81,12 +84,15 @@ class EmbeddedBroker:
         self._by_principal: dict[str, dict[Connection, None]] = {}
         self._tree: SubscriptionTree[Connection] = SubscriptionTree()
         self._flush_scheduled = False
+        self.on_outcome: Callable[[Happened], None] | None = None  # must not raise
         self.farewells = Farewells(self, loop)
 
     # --- connections ---
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many (P9)."""
+        """Count a new connection, at the latest when it is made; False when there are too many (P9)."""
+        if connection in self._connections:
+            return True
         if len(self._connections) >= self._max_connections:
             _log.warning("refused a connection from %s: %d are open already", connection.source, self._max_connections)
             return False
@@ -118,6 +124,8 @@ class EmbeddedBroker:
                 other.end(ReasonCode.NOT_AUTHORIZED)
         others = self._by_principal.setdefault(place[0], {})
         others[connection] = None
+        if self.on_outcome is not None:
+            self.on_outcome(SessionBegun(principal, connection.source))
         if len(others) > MAX_SESSIONS_PER_DEVICE:
             next(iter(others)).end(ReasonCode.QUOTA_EXCEEDED)
 
@@ -133,9 +141,12 @@ class EmbeddedBroker:
         if self._by_client.get((identity, connection.session.client_id)) is connection:
             del self._by_client[identity, connection.session.client_id]
         others = self._by_principal.get(identity, {})
+        was_inside = connection in others
         others.pop(connection, None)
         if not others:
             self._by_principal.pop(identity, None)
+        if was_inside and self.on_outcome is not None:
+            self.on_outcome(SessionEnded(principal, connection.source))
         self.farewells.left(connection)
         will, connection.session.will = connection.session.will, None
         if will is not None and may_publish(principal, will.topic):
@@ -145,6 +156,11 @@ class EmbeddedBroker:
         """End all sessions."""
         for connection in list(self._connections):
             connection.end(reason)
+
+    def cut_off(self) -> None:
+        """Cut off those that have ended, but do not read what is left for them."""
+        for connection in list(self._connections):
+            connection.expire()
 
     # --- messages ---
 
@@ -212,6 +228,11 @@ class EmbeddedBroker:
             self.farewells.begin(event, self._ended_by(event))
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(event)
+        elif event.kind in GRANTS:
+            self._trust_newcomer(event)
+        if self.on_outcome is not None:
+            with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
+                self.on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -301,6 +322,12 @@ class EmbeddedBroker:
         ):
             self._trust_certificate(outcome.value)
 
+    def _trust_newcomer(self, event: ChainedEvent) -> None:
+        """Let a device in by TLS whose certificate was registered by whomever, also with another responder."""
+        if self._trust_certificate and event.device_id and f'"{CredentialsType.X509_CERTIFICATE}"' in event.body:
+            for certificate in self.responder.certificates(event.device_id):
+                self._trust_certificate(certificate)
+
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""
         while self.dirty:
@@ -325,6 +352,8 @@ class EmbeddedBroker:
     def log_refusal(self, connection: Connection, refusal: LoginRefusal) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
+        if self.on_outcome is not None:
+            self.on_outcome(LoginRefused(refusal, connection.source))
 
 
 def _identity(principal: Principal) -> str:
