@@ -62,11 +62,11 @@ async def test_a_certificate_registered_with_another_responder_logs_in(tls_broke
     try:
         own = DeviceKey("gw-1")
         assert (await beside.provision("gw-1", hash=own.certificate_pem))["status"] == "SUCCESS"
-        tls_broker.server._tick()  # what it does every 0.1 s
+        tls_broker.server._responder.tick()  # what it does every 0.1 s
         await tls_broker.login(None, tls=own.context(tls_broker.path / "authority.pem", tmp_path))
         renewed = DeviceKey("gw-1")
         assert (await beside.provision("gw-1", hash=renewed.certificate_pem))["status"] == "SUCCESS"
-        tls_broker.server._tick()
+        tls_broker.server._responder.tick()
         await tls_broker.login(None, tls=renewed.context(tls_broker.path / "authority.pem", tmp_path))
     finally:
         for client in beside.clients:

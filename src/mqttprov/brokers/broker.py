@@ -66,6 +66,7 @@ class EmbeddedBroker:
         new_client_id: Callable[[], str],
         max_connections: int,
         trust_certificate: Callable[[str], None] | None = None,
+        on_outcome: Callable[[Happened], None] | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
         self.responder = responder
@@ -77,6 +78,7 @@ class EmbeddedBroker:
         self._loop = loop
         self._max_connections = max_connections
         self._trust_certificate = trust_certificate
+        self._on_outcome = on_outcome  # None: nobody wants to know, and nothing is made for him
         self._connections: set[Connection] = set()
         self.empty = asyncio.Event()  # set while no connection is open
         self.empty.set()
@@ -84,7 +86,6 @@ class EmbeddedBroker:
         self._by_principal: dict[str, dict[Connection, None]] = {}
         self._tree: SubscriptionTree[Connection] = SubscriptionTree()
         self._flush_scheduled = False
-        self.on_outcome: Callable[[Happened], None] | None = None  # must not raise
         self.farewells = Farewells(self, loop)
 
     # --- connections ---
@@ -124,8 +125,8 @@ class EmbeddedBroker:
                 other.end(ReasonCode.NOT_AUTHORIZED)
         others = self._by_principal.setdefault(place[0], {})
         others[connection] = None
-        if self.on_outcome is not None:
-            self.on_outcome(SessionBegun(principal, connection.source))
+        if self._on_outcome is not None:
+            self._on_outcome(SessionBegun(principal, connection.source))
         if len(others) > MAX_SESSIONS_PER_DEVICE:
             next(iter(others)).end(ReasonCode.QUOTA_EXCEEDED)
 
@@ -145,8 +146,8 @@ class EmbeddedBroker:
         others.pop(connection, None)
         if not others:
             self._by_principal.pop(identity, None)
-        if was_inside and self.on_outcome is not None:
-            self.on_outcome(SessionEnded(principal, connection.source))
+        if was_inside and self._on_outcome is not None:
+            self._on_outcome(SessionEnded(principal, connection.source))
         self.farewells.left(connection)
         will, connection.session.will = connection.session.will, None
         if will is not None and may_publish(principal, will.topic):
@@ -230,9 +231,9 @@ class EmbeddedBroker:
             self._ask_to_rotate(event)
         elif event.kind in GRANTS:
             self._trust_newcomer(event)
-        if self.on_outcome is not None:
+        if self._on_outcome is not None:
             with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
-                self.on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
+                self._on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -352,8 +353,8 @@ class EmbeddedBroker:
     def log_refusal(self, connection: Connection, refusal: LoginRefusal) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
-        if self.on_outcome is not None:
-            self.on_outcome(LoginRefused(refusal, connection.source))
+        if self._on_outcome is not None:
+            self._on_outcome(LoginRefused(refusal, connection.source))
 
 
 def _identity(principal: Principal) -> str:

@@ -23,6 +23,7 @@ from mqttprov.brokers import tls
 from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.listeners import Door, Listeners
+from mqttprov.brokers.outcomes import Outcome
 from mqttprov.brokers.websocket import PATH, WebSocket
 from mqttprov.mqtt import ReasonCode
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
@@ -53,7 +54,7 @@ def now_ms() -> int:
 class EmbeddedServer:
     """Broker, responder and listeners of one state directory, within a running event loop.
 
-    Port 0 takes any free one; None opens no such listener.
+    Port 0 takes any free one; None opens no such listener. `on_outcome` is told what happens and must not raise.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class EmbeddedServer:
         tls_port: int | None = None,
         ws_port: int | None = None,
         wss_port: int | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._state = state
+        self._on_outcome = on_outcome
         self._host = host
         self._plain = ((MQTT, port), (WS, ws_port))
         self._secure = ((MQTTS, tls_port), (WSS, wss_port))
@@ -109,6 +112,7 @@ class EmbeddedServer:
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
             max_connections=max(file_limit() - _SPARE_FILES, 1),
             trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
+            on_outcome=self._on_outcome,
         )
         self._responder.open_outbox(self.broker.publish_event)
         if context is not None:  # after the outbox took its place: no certificate is registered between the two
