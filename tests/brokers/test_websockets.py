@@ -312,6 +312,18 @@ async def test_a_client_certificate_logs_in_over_wss(ws_broker: Running, tmp_pat
     assert (await client.get(4))[3] == ReasonCode.SUCCESS
 
 
+async def test_what_frames_hold_is_not_logged(ws_broker: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """Not even with everything logged: there are passwords in them (P6)."""
+    client = await opened(ws_broker)
+    client.send(encode(Connect("", username="somebody", password=b"a password"), ProtocolVersion.V311))
+    assert await client.get(4) == b"\x20\x02\x00\x04"
+    await client.close_code()
+    ours = [record.getMessage() for record in caplog.records if record.name != "websockets.client"]
+    written = b"a password".hex(" ")
+    assert not [line for line in ours if "a password" in line or written[:20] in line or "BINARY" in line]
+    assert any("refused" in line for line in ours)
+
+
 async def test_the_end_of_the_broker_is_told(ws_broker: Running) -> None:
     """At the end an MQTT 5 client gets DISCONNECT, then the WebSocket's own goodbye."""
     client = await opened(ws_broker)
