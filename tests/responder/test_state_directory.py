@@ -116,6 +116,7 @@ def test_lost_keys_are_not_made_anew_beside_a_database(tmp_path: Path, name: str
         ("mqttprov.toml", "[serve]\nport = 'x'", "serve.port"),
         ("mqttprov.toml", "[serve]\nport = 70000", "65535"),
         ("mqttprov.toml", "[serve]\nhots = 'x'", "did you mean 'serve.host'"),
+        ("mqttprov.toml", "[tls]\nclient_certificates = 'never'", "tls.client_certificates"),
         ("mqttprov.toml", "[sevre]\n", "did you mean 'serve'"),
         ("mqttprov.toml", "colour = 1", "known are: serve"),
         ("mqttprov.toml", "serve = 1", "mqttprov.toml"),

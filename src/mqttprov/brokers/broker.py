@@ -5,6 +5,7 @@ to provisioning requests never come here; they go from the responder to the conn
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -14,6 +15,8 @@ import msgspec
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
+from mqttprov.brokers.outcomes import LoginRefused, Recorded, SessionBegun, SessionEnded
+from mqttprov.brokers.outcomes import Outcome as Happened
 from mqttprov.brokers.wheel import DeadlineWheel
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
@@ -64,6 +67,7 @@ class EmbeddedBroker:
         new_client_id: Callable[[], str],
         max_connections: int,
         trust_certificate: Callable[[str], None] | None = None,
+        on_outcome: Callable[[Happened], None] | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
         self.responder = responder
@@ -75,6 +79,7 @@ class EmbeddedBroker:
         self._loop = loop
         self._max_connections = max_connections
         self._trust_certificate = trust_certificate
+        self._on_outcome = on_outcome  # None: nobody wants to know, and nothing is made for him
         self._connections: set[Connection] = set()
         self.empty = asyncio.Event()  # set while no connection is open
         self.empty.set()
@@ -98,7 +103,9 @@ class EmbeddedBroker:
     # --- connections ---
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many (P9)."""
+        """Count a new connection, at the latest when it is made; False when there are too many (P9)."""
+        if connection in self._connections:
+            return True
         if len(self._connections) >= self._max_connections:
             _log.warning("refused a connection from %s: %d are open already", connection.source, self._max_connections)
             return False
@@ -133,6 +140,8 @@ class EmbeddedBroker:
                 other.end(ReasonCode.NOT_AUTHORIZED)
         others = self._by_principal.setdefault(place[0], {})
         others[connection] = None
+        if self._on_outcome is not None:
+            self._on_outcome(SessionBegun(principal, connection.source))
         if len(others) > MAX_SESSIONS_PER_DEVICE:
             next(iter(others)).end(ReasonCode.QUOTA_EXCEEDED)
 
@@ -148,9 +157,12 @@ class EmbeddedBroker:
         if self._by_client.get((identity, connection.session.client_id)) is connection:
             del self._by_client[identity, connection.session.client_id]
         others = self._by_principal.get(identity, {})
+        was_inside = connection in others
         others.pop(connection, None)
         if not others:
             self._by_principal.pop(identity, None)
+        if was_inside and self._on_outcome is not None:
+            self._on_outcome(SessionEnded(principal, connection.source))
         self.farewells.left(connection)
         will, connection.session.will = connection.session.will, None
         if will is not None and may_publish(principal, will.topic):
@@ -160,6 +172,11 @@ class EmbeddedBroker:
         """End all sessions."""
         for connection in list(self._connections):
             connection.end(reason)
+
+    def cut_off(self) -> None:
+        """Cut off those that have ended, but do not read what is left for them."""
+        for connection in list(self._connections):
+            connection.expire()
 
     # --- messages ---
 
@@ -232,6 +249,9 @@ class EmbeddedBroker:
         elif self._trust_certificate is not None:
             for pem in self.responder.new_certificates(event):
                 self._trust_certificate(pem)
+        if self._on_outcome is not None:
+            with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
+                self._on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -365,6 +385,8 @@ class EmbeddedBroker:
     def log_refusal(self, connection: Connection, refusal: str) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
+        if self._on_outcome is not None:
+            self._on_outcome(LoginRefused(refusal, connection.source))
 
 
 def _identity(principal: Principal) -> str:

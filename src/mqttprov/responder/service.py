@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mqttprov.core.audit import CHANGES_LOGINS, ChainedEvent, Event, EventKind
+from mqttprov.core.audit import CHANGES_LOGINS, GRANTS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign
 from mqttprov.core.factory import asked_by
 from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
-from mqttprov.core.model import LifecycleState
+from mqttprov.core.model import CredentialsType, LifecycleState
 from mqttprov.core.requests import (
     UNPROVEN,
     FactoryIdentity,
@@ -311,8 +311,10 @@ class Responder:
         return self._reader.certificates()
 
     def new_certificates(self, event: ChainedEvent) -> list[str]:
-        """Give the PEM certificates that open a TLS connection since this operator action."""
+        """Give the PEM certificates that open a TLS connection since this event, whoever made it happen."""
         try:
+            if event.kind in GRANTS and event.device_id and f'"{CredentialsType.X509_CERTIFICATE}"' in event.body:
+                return self._reader.certificates_of(event.device_id)
             if event.kind in {EventKind.PROFILE_CREATED, EventKind.PROFILE_UPDATED}:
                 return [facts.chain.authorities for facts in self._reader.chains()]
             if event.kind == EventKind.DEVICE_CREATED and event.device_id:

@@ -248,6 +248,9 @@ class Reader(Protocol):
     def certificates(self) -> list[str]:
         """Give the PEM certificates that open a TLS connection: of live credentials, factories and chains."""
 
+    def certificates_of(self, device_id: str) -> list[str]:
+        """Give the PEM certificates of a device's live credentials."""
+
     def factory_certificate(self, device_id: str) -> str | None:
         """Give the certificate (PEM) with which a device was imported."""
 

@@ -250,6 +250,10 @@ class SqliteReader:
         """Give all certificates that open a TLS connection (`Reader.certificates`)."""
         return self._all("certificates", (), lambda row: str(row[0]))
 
+    def certificates_of(self, device_id: str) -> list[str]:
+        """Give the certificates of a device's live credentials (`Reader.certificates_of`)."""
+        return self._all("certificates_of", (device_id,), lambda row: str(row[0]))
+
     def factory_certificate(self, device_id: str) -> str | None:
         """Give a device's factory certificate (`Reader.factory_certificate`)."""
         found = self._all("factory_certificate", (device_id,), lambda row: str(row[0]))

@@ -211,6 +211,9 @@ SELECT certificate, state FROM authority ORDER BY id;
 INSERT INTO authority (certificate, state) VALUES (?, ?)
 ON CONFLICT (certificate) DO UPDATE SET state = excluded.state;
 
+-- name: certificates_of
+SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND status <> 'superseded';
+
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,
                      publish_topics, subscribe_topics, rotate_on_first_use, created_ms, authorities, subject_pattern)
