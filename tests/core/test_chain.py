@@ -50,8 +50,8 @@ def test_a_device_comes_in_active_with_its_certificate(chain: World) -> None:
     assert (enrolment.login.principal.name, enrolment.login.first) == ("gw-1", False)
     assert (known.device.state, known.device.labels) == (LifecycleState.ACTIVE, {"line": "3"})
     (credential,) = known.credentials
-    assert (credential.status, credential.certificate, credential.first_login_ms) == (
-        CredentialStatus.ACTIVE, "pem 1", chain.now_ms
+    assert (credential.status, credential.public_key, credential.first_login_ms) == (
+        CredentialStatus.ACTIVE, "key-1", chain.now_ms
     )  # fmt: skip
     assert enrolment.event is not None
     assert (enrolment.event.kind, enrolment.event.registration, enrolment.event.state) == (
