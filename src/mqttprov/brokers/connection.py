@@ -220,11 +220,11 @@ class Connection(asyncio.Protocol):
         # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
         self._factory = factory
         self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
-        self._handle(
-            self.session.accept(
-                assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
-            )
+        events = self.session.accept(
+            assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
         )
+        self._keep_alive()
+        self._handle(events)
 
     def _on_login(self, connect: Connect, login: Login) -> None:
         if login.provisioning:
