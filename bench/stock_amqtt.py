@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from amqtt.broker import Broker  # type: ignore[import-not-found]  # installed only where this runs
-from amqtt.contexts import Action  # type: ignore[import-not-found]  # the same
-from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin  # type: ignore[import-not-found]  # the same
+from amqtt.broker import Broker
+from amqtt.contexts import Action
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 TOKENS: set[str] = set()
 

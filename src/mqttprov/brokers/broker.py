@@ -81,7 +81,7 @@ class EmbeddedBroker:
         self._by_principal: dict[str, dict[Connection, None]] = {}
         self._tree: SubscriptionTree[Connection] = SubscriptionTree()
         self._flush_scheduled = False
-        self.farewells = Farewells(self, loop)
+        self.farewells: Farewells[Connection] = Farewells(self, loop)
 
     # --- connections ---
 
