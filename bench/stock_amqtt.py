@@ -1,6 +1,6 @@
 """Yardstick: stock amqtt 0.12.1 with the smallest plugin that provisions and lasts: one SQLite commit per request.
 
-Runs in a virtual environment of its own that has only `amqtt`. Arguments: the port and a file for the database.
+Arguments: the port and a file for the database.
 """
 
 import asyncio
