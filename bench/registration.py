@@ -5,7 +5,7 @@
 Targets, interleaved so that a noisy machine hits all alike; medians are told:
 - mqttprov: `mqttprov serve`: rules, SQLite with full sync (group commit), audit events; no TLS
 - do-nothing: the same broker with a responder that answers at once and stores nothing: the engine's own limit
-- stock amqtt: amqtt 0.12.1 with the smallest provisioning plugin, one full-sync commit per request, no audit; the yardstick
+- stock amqtt: amqtt 0.12.1 with the smallest provisioning plugin, one commit per request, no audit: the yardstick
 - amqtt plugin: the same stock amqtt with our plugin: rules, group commit, audit events, permissions, private replies
 """
 
