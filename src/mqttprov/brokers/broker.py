@@ -41,6 +41,7 @@ from mqttprov.mqtt import (
     SubscriptionTree,
     TopicError,
     Unsubscribe,
+    grant,
     is_shared,
     validate_topic_filter,
 )
@@ -163,7 +164,7 @@ class EmbeddedBroker:
         self._route(connection, principal, publish.topic, publish.payload, publish.qos, publish.properties)
         if principal.role is Role.DEVICE:
             answer = automatic_answer(publish.topic, publish.payload, self.limits, principal.labels)
-            if answer is not None and connection in self._tree.match(inward(principal, answer[0])):
+            if answer is not None and self._tree.granted(inward(principal, answer[0]), connection) is not None:
                 session.publish(answer[0], answer[1], min(publish.qos, 1))
             self.farewells.heard(connection, publish.topic, publish.payload)
 
@@ -172,11 +173,11 @@ class EmbeddedBroker:
     ) -> None:
         own = principal.role is Role.DEVICE and is_own_topic(topic)
         inner = inward(principal, topic)
-        for receiver, granted in self._tree.match(inner, publisher=sender).items():
+        for receiver, granted in self._tree.match(inner, publisher=sender):
             # What a device says on its own topics is for operators; it never hears itself (thingsboard.md rule 15).
             if own and receiver.principal is not None and receiver.principal.role is Role.DEVICE:
                 continue
-            self._deliver(receiver, inner, payload, min(qos, granted), properties)
+            self._deliver(receiver, inner, payload, min(qos, granted.qos), properties)
 
     def _deliver(self, receiver: Connection, inner: str, payload: bytes, qos: int, properties: Properties) -> None:
         principal = receiver.principal
@@ -200,9 +201,9 @@ class EmbeddedBroker:
         for connection in connections:
             if connection.principal is not None:
                 topic = f"{topic_of_device(connection.principal.name)}rpc/request/{number}"
-                granted = self._tree.match(topic).get(connection)
+                granted = self._tree.granted(topic, connection)
                 if granted is not None:
-                    self._deliver(connection, topic, payload, granted, EMPTY_PROPERTIES)
+                    self._deliver(connection, topic, payload, granted.qos, EMPTY_PROPERTIES)
                     called.append(connection)
         return called
 
@@ -238,8 +239,8 @@ class EmbeddedBroker:
         receivers = self._tree.match(topic)
         if receivers:
             content = payload().encode()
-            for receiver, granted in receivers.items():
-                self._deliver(receiver, topic, content, granted, EMPTY_PROPERTIES)
+            for receiver, granted in receivers:
+                self._deliver(receiver, topic, content, granted.qos, EMPTY_PROPERTIES)
 
     def _ask_to_rotate(self, event: ChainedEvent) -> None:
         """Let a gateway give up its credentials, so that it asks for new ones; until those log in the old ones work."""
@@ -270,10 +271,10 @@ class EmbeddedBroker:
             if inner not in connection.filters and len(connection.filters) >= MAX_FILTERS_PER_SESSION:
                 codes.append(ReasonCode.QUOTA_EXCEEDED)
                 continue
-            granted = min(wish.qos, 1)
-            self._tree.add(inner, connection, granted, no_local=wish.no_local)
+            granted = grant(min(wish.qos, 1), no_local=wish.no_local)
+            self._tree.add(inner, connection, granted)
             connection.filters.add(inner)
-            codes.append(ReasonCode(granted))
+            codes.append(ReasonCode(granted.qos))
         connection.session.suback(subscribe.packet_id, tuple(codes))
         if principal.rotation_due and self.responder.can_rotate(principal.name):
             self.call([connection], _LATE_CALL, WIPE_CALL)

@@ -50,7 +50,7 @@ from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
 from mqttprov.mqtt.server_policy import PendingCounts, ServerLimits
 from mqttprov.mqtt.server_session import ServerSession
-from mqttprov.mqtt.subscription_tree import SubscriptionTree
+from mqttprov.mqtt.subscription_tree import Grant, SubscriptionTree, grant, split_shared
 from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_topic_filter, validate_topic_name
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Connected",
     "Disconnect",
     "Disconnected",
+    "Grant",
     "LimitReachedError",
     "MessageDelivered",
     "MessageReceived",
@@ -103,7 +104,9 @@ __all__ = [
     "Will",
     "connack_return_code",
     "encode",
+    "grant",
     "is_shared",
+    "split_shared",
     "topic_matches",
     "validate_topic_filter",
     "validate_topic_name",
