@@ -332,7 +332,7 @@ def test_request_that_is_too_large_costs_no_packet_id() -> None:
         session.subscribe([("x" * 60, 0)])
     for _ in range(3):
         session.subscribe([("x", 0)])
-    assert len(session._outbound._in_use) == 3
+    assert len(session._sender.state._ids) == 3
 
 
 def test_own_mistakes_are_told() -> None:

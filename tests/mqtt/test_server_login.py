@@ -7,6 +7,7 @@ from mqttprov.mqtt import (
     Connect,
     ConnectReceived,
     Disconnected,
+    Message,
     PacketDecoder,
     Properties,
     ProtocolVersion,
@@ -197,7 +198,7 @@ def test_calls_out_of_turn_are_refused() -> None:
         session.refuse(R.NOT_AUTHORIZED)
     with pytest.raises(SessionStateError, match="CONNECT"):
         session.suback(1, (R.SUCCESS,))
-    assert not session.publish("a", b"", 0)
+    assert not session.publish(Message("a", b""), 0).taken
     session.receive(encode(Connect("c"), V311))
     session.accept()
     with pytest.raises(SessionStateError, match="ConnectReceived"):
