@@ -116,9 +116,8 @@ async def _measure(target: Target, steps: list[int], probe: int, clean_start: bo
 
 async def _warm_up(port: int, tokens: list[str]) -> None:
     for start in range(0, len(tokens), AT_ONCE):
-        opened = []
-        for token in tokens[start : start + AT_ONCE]:
-            opened.append(await _open(port, *_login(token, clean_start=True)))
+        logins = [_login(token, clean_start=True) for token in tokens[start : start + AT_ONCE]]
+        opened = [await _open(port, *login) for login in logins]
         await asyncio.gather(*[done for _, done in opened])
         for transport, _ in opened:
             transport.close()

@@ -51,6 +51,7 @@ from mqttprov.mqtt.packets import (
 )
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
+from mqttprov.mqtt.retained_store import Retained, RetainedLimits, RetainedStore
 from mqttprov.mqtt.server_policy import SESSION_NEVER_EXPIRES, PendingCounts, ServerLimits
 from mqttprov.mqtt.server_session import ServerSession
 from mqttprov.mqtt.subscription_tree import Grant, SubscriptionTree, grant, split_shared
@@ -93,6 +94,9 @@ __all__ = [
     "Pubrel",
     "ReasonCode",
     "Refused",
+    "Retained",
+    "RetainedLimits",
+    "RetainedStore",
     "ServerEvent",
     "ServerLimits",
     "ServerSession",
