@@ -92,20 +92,13 @@ def test_limits_of_the_listener_hold_where_accept_names_none() -> None:
 
 
 VIOLATIONS: list[tuple[ProtocolVersion, Packet, ReasonCode]] = [
-    (V5, Publish("a", b"", qos=2, packet_id=1), R.QOS_NOT_SUPPORTED),
-    (V311, Publish("a", b"", qos=2, packet_id=1), R.QOS_NOT_SUPPORTED),
-    (V5, Publish("a", b"", retain=True), R.RETAIN_NOT_SUPPORTED),
-    (V5, Publish("a", b"", properties=Properties(topic_alias=1)), R.TOPIC_ALIAS_INVALID),
-    (V5, Publish("", b"", properties=Properties(topic_alias=1)), R.TOPIC_ALIAS_INVALID),
+    (V5, Publish("a", b"", properties=Properties(topic_alias=17)), R.TOPIC_ALIAS_INVALID),
+    (V5, Publish("", b"", properties=Properties(topic_alias=1)), R.PROTOCOL_ERROR),
+    (V5, Publish("a", b"", properties=Properties(response_topic="a/#")), R.TOPIC_NAME_INVALID),
     (V5, Publish("a", b"", properties=Properties(subscription_identifiers=(1,))), R.PROTOCOL_ERROR),
     (V5, Publish("a/+", b""), R.TOPIC_NAME_INVALID),
     (V311, Publish("", b""), R.TOPIC_NAME_INVALID),
-    (
-        V5,
-        Subscribe(1, (Subscription("a"),), Properties(subscription_identifiers=(1,))),
-        R.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
-    ),
-    (V5, Subscribe(1, (Subscription("a"), Subscription("$share/g/a"))), R.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+    (V5, Subscribe(1, (Subscription("a"), Subscription("$share/g/a", no_local=True))), R.PROTOCOL_ERROR),
     (V5, Disconnect(properties=Properties(session_expiry_interval_s=10)), R.PROTOCOL_ERROR),
     (V5, Connect("again", V5), R.PROTOCOL_ERROR),
     (V311, Connect("again", V311), R.PROTOCOL_ERROR),
@@ -116,25 +109,28 @@ VIOLATIONS: list[tuple[ProtocolVersion, Packet, ReasonCode]] = [
 def test_violation_ends_the_session_with_its_reason(
     version: ProtocolVersion, packet: Packet, reason_code: ReasonCode
 ) -> None:
-    """What was announced as not served ends the session: MQTT 5 is told why, 3.1.1 sees the connection close."""
+    """A violation ends the session: MQTT 5 is told why, in words too, and 3.1.1 sees the connection close."""
     session = connected(version, will=Will("w", b"gone"))
-    assert violation_of(send(session, packet)) == reason_code
+    events = send(session, packet)
+    assert violation_of(events) == reason_code
     assert session.closed
-    assert session.take_output() == (bytes((0xE0, 1, reason_code)) if version is V5 else b"")
+    assert isinstance(events[-1], ProtocolViolated)
+    farewell = Disconnect(reason_code, Properties(reason_string=events[-1].error.text))
+    assert session.take_output() == (encode(farewell, V5) if version is V5 else b"")
     assert session.will == Will("w", b"gone")
 
 
-@pytest.mark.parametrize("hex_bytes", ["50020001", "62020001", "70020001", "f000"])
-def test_unserved_packet_types_end_the_session(hex_bytes: str) -> None:
-    """Neither QoS 2 nor AUTH is in use."""
+def test_reauthentication_ends_the_session() -> None:
+    """AUTH is not in use: no CONNECT with a method is accepted."""
     session = connected(V5)
-    assert violation_of(session.receive(bytes.fromhex(hex_bytes))) == R.PROTOCOL_ERROR
+    assert violation_of(session.receive(bytes.fromhex("f000"))) == R.PROTOCOL_ERROR
 
 
-def test_retain_flag_is_ignored_in_311() -> None:
-    """3.1.1 cannot be told that nothing is retained, so its messages pass (DESIGN section 4: a later capability)."""
+@BOTH
+def test_retain_flag_reaches_the_broker(version: ProtocolVersion) -> None:
+    """Retaining is the broker's business."""
     message = Publish("a", b"x", retain=True)
-    assert send(connected(), message) == [PublishReceived(message)]
+    assert send(connected(version), message) == [PublishReceived(message)]
 
 
 @BOTH
@@ -154,7 +150,8 @@ def test_error_of_the_decoder_is_told_in_disconnect() -> None:
     """MQTT 5 section 4.13."""
     session = connected(V5)
     session.receive(b"\x36\x00")
-    assert session.take_output().hex() == "e00181"
+    farewell = Disconnect(R.MALFORMED_PACKET, Properties(reason_string="reserved flags in PUBLISH"))
+    assert session.take_output() == encode(farewell, V5)
 
 
 def test_ping_is_answered_by_itself() -> None:
@@ -304,7 +301,8 @@ def test_client_that_does_not_read_its_answers_is_cut_off() -> None:
     assert not session.wants_input
     session.receive(b"\xc0\x00" * 500)
     assert violation_of(session.receive(b"\xc0\x00")) == R.QUOTA_EXCEEDED
-    assert session.take_output().endswith(b"\xe0\x01\x97")
+    farewell = Disconnect(R.QUOTA_EXCEEDED, Properties(reason_string="the client reads no answers"))
+    assert session.take_output().endswith(encode(farewell, V5))
 
 
 def test_packet_larger_than_the_client_takes_is_not_sent() -> None:
@@ -314,8 +312,8 @@ def test_packet_larger_than_the_client_takes_is_not_sent() -> None:
     assert not session.publish(Message("a", bytes(100)), 1).taken
     assert session.publish(Message("a", bytes(90)), 1).taken
     assert session.take_output() == encode(Publish("a", bytes(90), qos=1, packet_id=2), V5)
-    assert session._outbound is not None
-    assert list(session._outbound._in_use) == [2]
+    assert session._delivery is not None
+    assert list(session._delivery._ids) == [2]
 
 
 def test_suback_larger_than_the_client_takes_ends_the_session() -> None:
@@ -324,12 +322,6 @@ def test_suback_larger_than_the_client_takes_ends_the_session() -> None:
     session.suback(1, (R.GRANTED_QOS_0,) * 60)
     assert session.closed
     assert session.take_output() == b""
-
-
-def test_only_qos_0_and_1_are_published() -> None:
-    """QoS 2 is our own mistake."""
-    with pytest.raises(ValueError, match="QoS 2"):
-        connected().publish(Message("a", b""), 2)
 
 
 def test_failed_encoding_leaves_no_packet_id_in_use() -> None:
