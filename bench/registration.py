@@ -74,7 +74,8 @@ def _process(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @contextmanager
-def _started(target: str, folder: Path) -> Iterator[Target]:
+def started(target: str, folder: Path) -> Iterator[Target]:
+    """Start a target in this folder; end it afterwards."""
     if target == "mqttprov":
         issued = initialise(folder / "state", actor="bench", now_ms=now_ms, entropy=os.urandom)
         assert issued is not None
@@ -109,7 +110,7 @@ def _free_port() -> int:
 
 def measure(name: str, cycles: int, at_once: int) -> Figures:
     """Start a target, warm it up with a tenth of the cycles, measure the rest."""
-    with tempfile.TemporaryDirectory() as folder, _started(name, Path(folder)) as target:
+    with tempfile.TemporaryDirectory() as folder, started(name, Path(folder)) as target:
         address = ("127.0.0.1", target.port, target.key, target.secret)
         run_cycles(*address, cycles=max(cycles // 10, at_once), at_once=at_once)
         cpu_s = cpu_seconds(target.pid)
