@@ -41,3 +41,10 @@ async def tls_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
     """Run a broker with a plain and a TLS listener."""
     async with running(tmp_path / "state", tls=True) as one:
         yield one
+
+
+@pytest.fixture
+async def ws_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run a broker with all listeners: plain and TLS, with and without WebSockets."""
+    async with running(tmp_path / "state", tls=True, ws=True) as one:
+        yield one

@@ -5,6 +5,7 @@ go from the responder to the connection that asked (P3).
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -14,10 +15,12 @@ import msgspec
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
+from mqttprov.brokers.outcomes import LoginRefused, Recorded, SessionBegun, SessionEnded
+from mqttprov.brokers.outcomes import Outcome as Happened
 from mqttprov.brokers.routing import Router, is_own
 from mqttprov.brokers.sessions import Session, Sessions
 from mqttprov.brokers.wheel import DeadlineWheel
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
+from mqttprov.core.audit import ENDS_SESSIONS, GRANTS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.login import LoginRefusal, Principal, Role
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import AUDIT_PREFIX, CHECKPOINT_LEVEL, inward, may_publish, topic_of_device
@@ -65,9 +68,10 @@ class EmbeddedBroker:
         self._connections: set[Connection] = set()
         self.empty = asyncio.Event()  # set while no connection is open
         self.empty.set()
-        self.router = Router(self, RetainedLimits())
+        self.router = self.new_router()
         self.sessions = Sessions(self.wheel, self._time_s, self._publish_will, self.router.unsubscribe_all)
         self._flush_scheduled = False
+        self.on_outcome: Callable[[Happened], None] | None = None  # must not raise
         self.farewells: Farewells[Connection] = Farewells(self, loop)
 
     def _time_s(self) -> float:
@@ -75,8 +79,18 @@ class EmbeddedBroker:
 
     # --- connections ---
 
+    def new_router(self) -> Router:
+        """Make what delivers messages."""
+        return Router(self, RetainedLimits())
+
+    def new_connection(self) -> Connection:
+        """Make what serves one client."""
+        return Connection(self)
+
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many (P9)."""
+        """Count a new connection, at the latest when it is made; False when there are too many (P9)."""
+        if connection in self._connections:
+            return True
         if len(self._connections) >= self._max_connections:
             _log.warning("refused a connection from %s: %d are open already", connection.source, self._max_connections)
             return False
@@ -91,12 +105,19 @@ class EmbeddedBroker:
             self.empty.set()
         self.forget(connection)
 
+    def begun(self, connection: Connection, principal: Principal) -> None:
+        """Note that a client has logged in."""
+        if self.on_outcome is not None:
+            self.on_outcome(SessionBegun(principal, connection.source))
+
     def forget(self, connection: Connection) -> None:
         """Part a connection from its session, which ends or waits for its client; publish its will if it is due."""
         session = connection.member
         if session is None or session.connection is not connection:
             return
         session.connection = None
+        if self.on_outcome is not None:
+            self.on_outcome(SessionEnded(session.principal, connection.source))
         self.farewells.left(connection)
         mqtt = connection.session
         will, mqtt.will = mqtt.will, None
@@ -120,6 +141,11 @@ class EmbeddedBroker:
         """End all sessions."""
         for connection in list(self._connections):
             connection.end(reason)
+
+    def cut_off(self) -> None:
+        """Cut off those that have ended, but do not read what is left for them."""
+        for connection in list(self._connections):
+            connection.expire()
 
     # --- messages ---
 
@@ -180,6 +206,11 @@ class EmbeddedBroker:
             self._end_sessions(event)
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(event)
+        elif event.kind in GRANTS:
+            self._trust_newcomer(event)
+        if self.on_outcome is not None:
+            with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
+                self.on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _end_sessions(self, event: ChainedEvent) -> None:
@@ -266,6 +297,12 @@ class EmbeddedBroker:
         ):
             self._trust_certificate(outcome.value)
 
+    def _trust_newcomer(self, event: ChainedEvent) -> None:
+        """Let a device in by TLS whose certificate was registered by whomever, also with another responder."""
+        if self._trust_certificate and event.device_id and f'"{CredentialsType.X509_CERTIFICATE}"' in event.body:
+            for certificate in self.responder.certificates(event.device_id):
+                self._trust_certificate(certificate)
+
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""
         while self.dirty:
@@ -294,6 +331,8 @@ class EmbeddedBroker:
     def log_refusal(self, connection: Connection, refusal: LoginRefusal) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
+        if self.on_outcome is not None:
+            self.on_outcome(LoginRefused(refusal, connection.source))
 
 
 def _device_of(event: ChainedEvent) -> str | None:

@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
     """A client's connection from accept to close."""
 
     __slots__ = (
+        "_accepted",
         "_broker",
         "_congested",
         "_deadline_s",
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, broker: "EmbeddedBroker") -> None:
         self._broker = broker
         self._transport: asyncio.Transport | None = None
+        self._accepted = False
         self._congested = False
         self._paused = False
         self._pending_requests = 0
@@ -132,7 +134,7 @@ class Connection(asyncio.Protocol):
             return None
         if self.session.closed:
             return self._deadline_s
-        timeout = self.session.keep_alive_timeout_s if self.principal else None
+        timeout = self.session.keep_alive_timeout_s if self._accepted else None
         alive_until = self._seen_s + timeout if timeout is not None else None
         if alive_until is None or self._deadline_s is None:
             return alive_until if self._deadline_s is None else self._deadline_s
@@ -202,11 +204,11 @@ class Connection(asyncio.Protocol):
         if PROVISION_LOGIN in {connect.username, connect.client_id}:
             # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
             self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
-            self._handle(
-                self.session.accept(
-                    assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
-                )
+            events = self.session.accept(
+                assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
             )
+            self._keep_alive()
+            self._handle(events)
             return
         password = connect.password.decode("utf-8", "surrogateescape") if connect.password is not None else None
         attempt = LoginAttempt(connect.client_id, connect.username, password, self._certificate())
@@ -246,9 +248,15 @@ class Connection(asyncio.Protocol):
         )
         self.member = member
         sessions.resumed(member, self)
+        self._broker.begun(self, login.principal)
+        self._keep_alive()
+        self._handle(events)
+
+    def _keep_alive(self) -> None:
+        """Hold the client to its keep alive from now on."""
+        self._accepted = True
         if (self.session.keep_alive_timeout_s or CONNECT_TIMEOUT_S) < CONNECT_TIMEOUT_S:
             self._broker.wheel.watch(self)
-        self._handle(events)
 
     def _assigned_id(self, connect: Connect) -> str | None:
         needs_one = not connect.client_id and connect.version is ProtocolVersion.V5

@@ -33,6 +33,7 @@ class StockSession:
         "pending_requests",
         "principal",
         "session",
+        "slot",
         "source",
     )
 
@@ -54,6 +55,7 @@ class StockSession:
         self.deadline: float | None = deadline_s
         self.asked: set[str] = set()  # filters that we granted, as the client named them
         self.filters: dict[str, int] = {}  # filters that everybody granted, in the broker's topics, with QoS
+        self.slot = 0  # the wheel's
         self.pending_requests = 0
         self.pending_deliveries = 0
         self._end = end

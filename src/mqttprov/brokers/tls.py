@@ -14,12 +14,15 @@ from pathlib import Path
 from mqttprov.pki.authority import Authority
 
 
-def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
-    """Make the listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError."""
+def server_context(certificate: Path, private_key: Path, *, required: bool) -> ssl.SSLContext:
+    """Make the listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError.
+
+    `required` turns clients without a certificate away in the handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, private_key)
-    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 

@@ -48,6 +48,9 @@ class EventKind(StrEnum):
 # A broker that meets one of these ends the sessions of the device that it names (P7).
 ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED, EventKind.TRANSFER_COMPLETED})
 
+# After one of these a device has credentials that it had not before.
+GRANTS: Final = frozenset({EventKind.PROVISIONED, EventKind.REPROVISIONED, EventKind.TRANSFER_COMPLETED})
+
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
     """One outcome or operator action, without its place in the chain.

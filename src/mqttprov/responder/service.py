@@ -238,9 +238,9 @@ class Responder:
         """How far the audit events are published."""
         return self._outbox.seq if self._outbox else 0
 
-    def certificates(self) -> list[str]:
-        """Give the PEM certificates with which devices may log in."""
-        return self._reader.certificates()
+    def certificates(self, device_id: str | None = None) -> list[str]:
+        """Give the PEM certificates with which devices, or one, may log in. Raises `StoreUnavailable`."""
+        return self._reader.certificates(device_id)
 
     def _flush_limited(self) -> None:
         self._flush_limited_s = self._now_s() + LIMITED_EVENT_INTERVAL_S

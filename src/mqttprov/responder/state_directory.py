@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -37,10 +37,13 @@ DEFAULT_TOML: Final = """\
 # host = "127.0.0.1"        # where the broker listens; off loopback it wants TLS
 # port = 1883               # plain MQTT
 # tls_port = 8883           # MQTT over TLS; without it there is no TLS listener
+# ws_port = 8083            # MQTT in WebSockets, path /mqtt; without it there is no such listener
+# wss_port = 8084           # the same over TLS
 
 [tls]
 # certificate = "server.pem"    # the broker's certificate chain; without it one is made by authority.pem
 # private_key = "server-key.pem"
+# client_certificates = "optional"  # or "required": nobody without one gets past the TLS handshake
 """
 
 
@@ -61,15 +64,18 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[serve]`: where the broker listens."""
 
     host: str = "127.0.0.1"
-    port: Port = 1883
+    port: Port | None = 1883  # None, which TOML cannot say: no plain listener
     tls_port: Port | None = None
+    ws_port: Port | None = None
+    wss_port: Port | None = None
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[tls]`: the broker's own certificate; file names are relative to the state directory."""
+    """`[tls]`: the broker's own certificate (file names are relative to the state directory) and those of clients."""
 
     certificate: str | None = None
     private_key: str | None = None
+    client_certificates: Literal["optional", "required"] = "optional"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

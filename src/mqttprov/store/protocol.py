@@ -189,8 +189,8 @@ class Reader(Protocol):
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Give an operator's login."""
 
-    def certificates(self) -> list[str]:
-        """Give the PEM certificates of all live credentials."""
+    def certificates(self, device_id: str | None = None) -> list[str]:
+        """Give the PEM certificates of all live credentials, or of those of one device."""
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles, or the one of this name."""

@@ -202,9 +202,11 @@ class SqliteReader:
         found = self._all("operator", (name,), lambda row: OperatorFacts(row[0], OperatorRole(row[1]), row[2]))
         return found[0] if found else None
 
-    def certificates(self) -> list[str]:
+    def certificates(self, device_id: str | None = None) -> list[str]:
         """Give the certificates of live credentials (`Reader.certificates`)."""
-        return self._all("certificates", (), lambda row: str(row[0]))
+        if device_id is None:
+            return self._all("certificates", (), lambda row: str(row[0]))
+        return self._all("certificates_of", (device_id,), lambda row: str(row[0]))
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles (`Reader.profiles`)."""

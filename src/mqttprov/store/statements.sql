@@ -136,6 +136,9 @@ INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
 -- name: certificates
 SELECT certificate FROM credential WHERE certificate IS NOT NULL AND status <> 'superseded';
 
+-- name: certificates_of
+SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND status <> 'superseded';
+
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,
                      publish_topics, subscribe_topics, created_ms)
