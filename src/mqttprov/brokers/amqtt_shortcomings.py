@@ -40,7 +40,7 @@ def warn(broker: AmqttBroker, other_logins: Sequence[str]) -> None:
     for key, sentence in ALWAYS.items():
         _log.warning("stock amqtt, %s: %s", key, sentence)
     for name, listener in broker.config.listeners.items():
-        if not listener.ssl and not _is_loopback(str(listener.bind or "")):
+        if not listener.ssl and not is_loopback(str(listener.bind or "")):
             _log.warning("stock amqtt, plain: %s", SOMETIMES["plain"].format(name=name))
     if other_logins:
         names = ", ".join(other_logins)
@@ -49,7 +49,8 @@ def warn(broker: AmqttBroker, other_logins: Sequence[str]) -> None:
         _log.warning("stock amqtt, debug-log: %s", SOMETIMES["debug-log"])
 
 
-def _is_loopback(bind: str) -> bool:
+def is_loopback(bind: str) -> bool:
+    """Tell whether what a listener is bound to ("host:port") is this machine alone."""
     host = bind.rpartition(":")[0].strip("[]")
     try:
         return ip_address(host).is_loopback

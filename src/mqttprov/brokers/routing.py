@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mqttprov.brokers.connection import Connection
 
 MAX_FILTERS_PER_SESSION: Final = 256
+_GROUPS: Final = {Role.DEVICE: "devices", Role.GUEST: "guests"}
 _CLOSED, _FULL = Verdict.CLOSED, Verdict.FULL
 
 _log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class Router:
         inner = inward(principal, plain)
         if group is None:
             return inner
-        return f"$share/{'devices' if principal.role is Role.DEVICE else 'operators'}:{group}/{inner}"
+        return f"$share/{_GROUPS.get(principal.role, 'operators')}:{group}/{inner}"
 
     def unsubscribe(self, connection: "Connection", session: Session, unsubscribe: Unsubscribe) -> None:
         """End subscriptions."""
