@@ -256,11 +256,13 @@ class ServerSession(ServerMessages):
         """Send SUBACK, one code per filter; 3.1.1 gets 0x80 for every refusal. Without effect on a closed session."""
         if self._state is not _CLOSED:
             version = self._version()
-            self._answer(
-                explained(
+            if reason_string is None:
+                packet = encode(Suback(packet_id, reason_codes), version)
+            else:
+                packet = explained(
                     lambda words: encode(Suback(packet_id, reason_codes, words), version), reason_string, self._wishes
                 )
-            )
+            self._answer(packet)
 
     def unsuback(self, packet_id: int, reason_codes: tuple[ReasonCode, ...]) -> None:
         """Send UNSUBACK; 3.1.1 gets no codes. Without effect on a closed session."""
