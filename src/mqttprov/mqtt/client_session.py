@@ -56,7 +56,7 @@ from mqttprov.mqtt.packets import (
 from mqttprov.mqtt.primitives import MAX_REMAINING_LENGTH
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode
-from mqttprov.mqtt.sending import Sender, encode_outgoing
+from mqttprov.mqtt.sending import ANSWERS, Sender, encode_outgoing
 from mqttprov.mqtt.topics import validate_topic_filter, validate_topic_name
 
 _V5 = ProtocolVersion.V5
@@ -175,7 +175,7 @@ class ClientSession:
             self._on_connack(packet, events)
         elif isinstance(packet, Publish):
             self._on_publish(packet, events)
-        elif isinstance(packet, Puback | Pubrec | Pubcomp):
+        elif isinstance(packet, ANSWERS):
             self._on_answer(packet, events)
         elif isinstance(packet, Pubrel):
             known = self._inbound_window().release(packet.packet_id)

@@ -4,6 +4,7 @@ What is to be kept is `delivery`'s; this holds what the peer said of this connec
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from mqttprov.mqtt.delivery import DeliveryState, Outgoing, Verdict
 from mqttprov.mqtt.encoder import encode_acknowledgement, encode_publish
@@ -13,6 +14,7 @@ from mqttprov.mqtt.packets import ProtocolVersion, Puback, Pubcomp, Pubrec
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES
 from mqttprov.mqtt.reasons import ReasonCode
 
+ANSWERS: Final = (Puback, Pubrec, Pubcomp)  # as a tuple: making a union anew for each packet costs 0.3 us
 _V5 = ProtocolVersion.V5
 _PUBREL = 0x62
 _SENT, _DROPPED, _FULL = Verdict.SENT, Verdict.DROPPED, Verdict.FULL
