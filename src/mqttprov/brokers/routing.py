@@ -82,9 +82,8 @@ class Router:
         """Give a client's message as the broker knows it."""
         properties = publish.properties
         if properties is not EMPTY_PROPERTIES and properties.response_topic is not None:
-            properties = msgspec.structs.replace(
-                properties, response_topic=inward(principal, properties.response_topic)
-            )
+            response_topic = inward(principal, properties.response_topic)
+            properties = msgspec.structs.replace(properties, response_topic=response_topic)
         topic = inward(principal, publish.topic)
         return Message(topic, publish.payload, publish.qos, publish.retain, properties, self._broker.now_s())
 

@@ -7,7 +7,7 @@ is a DeliveryState: it is taken out of a session that has ended, and given to th
 
 from mqttprov.mqtt.client_session import ClientSession
 from mqttprov.mqtt.decoder import PacketDecoder
-from mqttprov.mqtt.delivery import DeliveryState, Outgoing, Verdict
+from mqttprov.mqtt.delivery import DeliveryState, Verdict
 from mqttprov.mqtt.encoder import encode
 from mqttprov.mqtt.errors import LimitReachedError, ProtocolError, SessionStateError
 from mqttprov.mqtt.events import (
@@ -75,7 +75,6 @@ __all__ = [
     "Message",
     "MessageDelivered",
     "MessageReceived",
-    "Outgoing",
     "Packet",
     "PacketDecoder",
     "PendingCounts",

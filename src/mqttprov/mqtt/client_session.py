@@ -18,7 +18,7 @@ import msgspec
 
 from mqttprov.mqtt.aliases import InboundAliases
 from mqttprov.mqtt.decoder import PacketDecoder
-from mqttprov.mqtt.delivery import MAX_PACKET_ID, DeliveryState, Outgoing, Verdict
+from mqttprov.mqtt.delivery import MAX_PACKET_ID, DeliveryState, Verdict, outgoing
 from mqttprov.mqtt.encoder import PINGREQ_BYTES, encode, encode_acknowledgement, encode_publish
 from mqttprov.mqtt.errors import LimitReachedError, ProtocolError, SessionStateError, violation
 from mqttprov.mqtt.events import (
@@ -56,7 +56,7 @@ from mqttprov.mqtt.packets import (
 from mqttprov.mqtt.primitives import MAX_REMAINING_LENGTH
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode
-from mqttprov.mqtt.sending import Sender, encode_outgoing
+from mqttprov.mqtt.sending import ANSWERS, Sender, encode_outgoing
 from mqttprov.mqtt.topics import validate_topic_filter, validate_topic_name
 
 _V5 = ProtocolVersion.V5
@@ -175,7 +175,7 @@ class ClientSession:
             self._on_connack(packet, events)
         elif isinstance(packet, Publish):
             self._on_publish(packet, events)
-        elif isinstance(packet, Puback | Pubrec | Pubcomp):
+        elif isinstance(packet, ANSWERS):
             self._on_answer(packet, events)
         elif isinstance(packet, Pubrel):
             known = self._inbound_window().release(packet.packet_id)
@@ -254,7 +254,7 @@ class ClientSession:
             events.append(Published(answer.packet_id, answer.reason_code))
             self._tell_dropped(self._sender.pump(0.0), events)
 
-    def _tell_dropped(self, packet_ids: list[int], events: list[ClientEvent]) -> None:
+    def _tell_dropped(self, packet_ids: Sequence[int], events: list[ClientEvent]) -> None:
         """Tell the user of messages from an earlier connection that are too large for the server of this one."""
         events.extend([Published(packet_id, ReasonCode.PACKET_TOO_LARGE) for packet_id in packet_ids])
 
@@ -315,14 +315,14 @@ class ClientSession:
             return None
         packet_id = self._take_id()
         state = self._sender.state
-        outgoing = Outgoing(Message(topic, payload, qos, retain, properties), qos, retain)
-        if not state.may_send(outgoing, self._sender.window):
+        entry = outgoing(Message(topic, payload, qos, retain, properties), qos, retain)
+        if not state.may_send(entry, self._sender.window):
             try:
-                self._fitting(encode_outgoing(outgoing, packet_id, False, self.version, 0.0))
+                self._fitting(encode_outgoing(entry, packet_id, False, self.version, 0.0))
             except (LimitReachedError, ValueError):
                 state.release_id(packet_id)
                 raise
-        verdict = self._sender.submit_as(packet_id, outgoing, 0.0)
+        verdict = self._sender.submit_as(packet_id, entry, 0.0)
         if verdict is Verdict.DROPPED:
             raise LimitReachedError(f"the server takes packets of {self._sender.max_packet_bytes} bytes: send less")
         if verdict is Verdict.FULL:

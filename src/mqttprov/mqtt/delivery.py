@@ -40,17 +40,18 @@ _SENT, _WAITING = Verdict.SENT, Verdict.WAITING
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """One message for one peer. `qos` is 1 or 2: the lower of the publisher's and the one granted (MQTT-3.8.4-8)."""
+    """One message for one peer; made by `outgoing`. `size_bytes` is what it counts against the bounds."""
 
     message: Message
     qos: int
-    retain: bool = False
-    subscription_ids: tuple[int, ...] = ()
+    retain: bool
+    subscription_ids: tuple[int, ...]
+    size_bytes: int
 
-    @property
-    def size_bytes(self) -> int:
-        """What it counts against the bounds."""
-        return self.message.size_bytes + 4
+
+def outgoing(message: Message, qos: int, retain: bool, subscription_ids: tuple[int, ...] = ()) -> Outgoing:
+    """Give a message its delivery's own QoS, 1 or 2 (MQTT-3.8.4-8), retain flag and subscription identifiers."""
+    return Outgoing(message, qos, retain, subscription_ids, message.size_bytes + 4)
 
 
 class _Mark(Enum):
@@ -116,26 +117,27 @@ class DeliveryState:
         packet_id = self.take_id()
         if packet_id is None:
             return Verdict.FULL
-        return self.wait(packet_id, Outgoing(message, qos, retain, subscription_ids))
+        return self.wait(packet_id, outgoing(message, qos, retain, subscription_ids))
 
     def drop_expired(self, now_s: float) -> int:
         """Forget waiting messages whose lifetime has passed and that were never sent; tell how many."""
         if not self._waiting:
             return 0
         kept: deque[_Waiting] = deque()
-        for packet_id, outgoing, was_sent in self._waiting:
-            if was_sent or not outgoing.message.has_expired(now_s):
-                kept.append((packet_id, outgoing, was_sent))
+        for each in self._waiting:
+            packet_id, entry, was_sent = each
+            if was_sent or not entry.message.has_expired(now_s):
+                kept.append(each)
             else:
-                del self._ids[packet_id]
-                self.queued_bytes -= outgoing.size_bytes
+                self._free(packet_id)
+                self.queued_bytes -= entry.size_bytes
         dropped = len(self._waiting) - len(kept)
-        self._waiting = kept
+        self._waiting = kept or None
         return dropped
 
     def waiting_messages(self) -> tuple[Message, ...]:
         """Give what waits, in order."""
-        return tuple([outgoing.message for _, outgoing, _ in self._waiting or ()])
+        return tuple([entry.message for _, entry, _ in self._waiting or ()])
 
     # --- packet ids ---
 
@@ -157,44 +159,49 @@ class DeliveryState:
         """Give back an id that is held and carries no message; False if it is none of these."""
         if self._ids.get(packet_id) is not _HELD:
             return False
-        del self._ids[packet_id]
+        self._free(packet_id)
         return True
+
+    def _free(self, packet_id: int) -> None:
+        del self._ids[packet_id]
+        if not self._ids:
+            self._ids = {}  # a dict that was filled once stays large, and most clients are idle
 
     # --- from waiting to acknowledged ---
 
-    def may_send(self, outgoing: Outgoing, window: int) -> bool:
+    def may_send(self, message: Outgoing, window: int) -> bool:
         """Tell whether a message may be sent now: nobody waits before it, and window and bytes have room."""
-        return not self._waiting and self._has_room(outgoing, window)
+        return not self._waiting and self._has_room(message, window)
 
-    def _has_room(self, outgoing: Outgoing, window: int) -> bool:
+    def _has_room(self, message: Outgoing, window: int) -> bool:
         if not self.in_flight:
             return window > 0  # whatever its size: there would never be more room
-        return self.in_flight < window and self.in_flight_bytes + outgoing.size_bytes <= self.max_queued_bytes
+        return self.in_flight < window and self.in_flight_bytes + message.size_bytes <= self.max_queued_bytes
 
-    def wait(self, packet_id: int, outgoing: Outgoing, room_taken_bytes: int = 0) -> Verdict:
+    def wait(self, packet_id: int, message: Outgoing, room_taken_bytes: int = 0) -> Verdict:
         """Let a message wait under an id that was taken for it; when FULL, the id is given back.
 
         `room_taken_bytes` is what the session holds elsewhere and counts against the same bound.
         """
-        size = outgoing.size_bytes
+        size = message.size_bytes
         if (
             self.queued_messages >= self.max_queued_messages
             or self.queued_bytes + room_taken_bytes + size > self.max_queued_bytes
         ):
-            del self._ids[packet_id]
+            self._free(packet_id)
             return Verdict.FULL
         if self._waiting is None:
             self._waiting = deque()
         self._ids[packet_id] = _QUEUED
-        self._waiting.append((packet_id, outgoing, False))
+        self._waiting.append((packet_id, message, False))
         self.queued_bytes += size
         return _WAITING
 
-    def send(self, packet_id: int, outgoing: Outgoing) -> None:
+    def send(self, packet_id: int, message: Outgoing) -> None:
         """Note that a message is in flight under an id that was taken for it."""
-        self._ids[packet_id] = outgoing
+        self._ids[packet_id] = message
         self.in_flight += 1
-        self.in_flight_bytes += outgoing.size_bytes
+        self.in_flight_bytes += message.size_bytes
 
     def next_waiting(self, window: int) -> _Waiting | None:
         """Take the message out that may be sent next: to be followed by `send`, or by `release_id` to forget it."""
@@ -210,12 +217,12 @@ class DeliveryState:
 
     def acknowledged(self, packet_id: int) -> bool:
         """Take PUBACK; False if no message of QoS 1 is in flight under this id. Raises ProtocolError for QoS 2."""
-        outgoing = self._ids.get(packet_id)
-        if not isinstance(outgoing, Outgoing):
+        message = self._ids.get(packet_id)
+        if not isinstance(message, Outgoing):
             return False
-        if outgoing.qos != 1:
+        if message.qos != 1:
             raise violation("PUBACK for a message of QoS 2 (MQTT-4.3.3-1)")
-        self._end(packet_id, outgoing)
+        self._end(packet_id, message)
         return True
 
     def received_by_peer(self, packet_id: int, refused: bool) -> bool:
@@ -223,33 +230,33 @@ class DeliveryState:
 
         Raises ProtocolError if the message is of QoS 1.
         """
-        outgoing = self._ids.get(packet_id)
-        if outgoing is _RELEASED:
-            return True  # a repetition: PUBREL is due once more
-        if not isinstance(outgoing, Outgoing):
+        message = self._ids.get(packet_id)
+        if message is _RELEASED:
+            return not refused  # a repetition: PUBREL is due once more
+        if not isinstance(message, Outgoing):
             return False
-        if outgoing.qos != 2:
+        if message.qos != 2:
             raise violation("PUBREC for a message of QoS 1 (MQTT-4.3.2-1)")
         if refused:
-            self._end(packet_id, outgoing)
+            self._end(packet_id, message)
             return True
         del self._ids[packet_id]
         self._ids[packet_id] = _RELEASED  # behind the others: PUBREL goes in the order of PUBREC (MQTT-4.6.0-4)
-        self.in_flight_bytes -= outgoing.size_bytes
+        self.in_flight_bytes -= message.size_bytes
         return True
 
     def completed(self, packet_id: int) -> bool:
         """Take PUBCOMP; False if no PUBREL waits for it."""
         if self._ids.get(packet_id) is not _RELEASED:
             return False
-        del self._ids[packet_id]
+        self._free(packet_id)
         self.in_flight -= 1
         return True
 
-    def _end(self, packet_id: int, outgoing: Outgoing) -> None:
-        del self._ids[packet_id]
+    def _end(self, packet_id: int, message: Outgoing) -> None:
+        self._free(packet_id)
         self.in_flight -= 1
-        self.in_flight_bytes -= outgoing.size_bytes
+        self.in_flight_bytes -= message.size_bytes
 
     # --- from one connection to the next ---
 
@@ -281,9 +288,9 @@ class DeliveryState:
             del self._ids[packet_id]
         self.in_flight = 0
         self.received = None
-        lost = [(packet_id, outgoing) for packet_id, outgoing, was_sent in self._waiting or () if was_sent]
-        for packet_id, outgoing in lost:
+        lost = [(packet_id, entry) for packet_id, entry, was_sent in self._waiting or () if was_sent]
+        for packet_id, entry in lost:
             del self._ids[packet_id]
-            self.queued_bytes -= outgoing.size_bytes
+            self.queued_bytes -= entry.size_bytes
         self._waiting = deque([each for each in self._waiting or () if not each[2]]) or None
-        return tuple([outgoing.message for _, outgoing in lost])
+        return tuple([entry.message for _, entry in lost])

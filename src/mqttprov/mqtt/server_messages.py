@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from mqttprov.mqtt.aliases import InboundAliases
 from mqttprov.mqtt.decoder import PacketDecoder
-from mqttprov.mqtt.delivery import DeliveryState, Outgoing, Verdict
+from mqttprov.mqtt.delivery import DeliveryState, Verdict, outgoing
 from mqttprov.mqtt.encoder import encode_acknowledgement, encode_publish
 from mqttprov.mqtt.errors import SessionStateError
 from mqttprov.mqtt.events import MessageDelivered, PublishReceived, ServerEvent
@@ -98,7 +98,7 @@ class ServerMessages:
     # --- in ---
 
     def _on_publish(self, publish: Publish, events: list[ServerEvent]) -> None:
-        if publish.properties.topic_alias is not None:
+        if publish.properties is not EMPTY_PROPERTIES and publish.properties.topic_alias is not None:
             if self._aliases is None:
                 self._aliases = InboundAliases(TOPIC_ALIAS_MAXIMUM)
             publish = self._aliases.resolve(publish)
@@ -171,7 +171,7 @@ class ServerMessages:
             return _DROPPED
         if qos:
             sender = self._sender or self._make_sender()
-            return sender.submit(Outgoing(message, qos, retain, subscription_ids), now_s)
+            return sender.submit(outgoing(message, qos, retain, subscription_ids), now_s)
         version = self._decoder.version
         properties = EMPTY_PROPERTIES
         if version is _V5 and (subscription_ids or message.properties is not EMPTY_PROPERTIES):

@@ -125,7 +125,7 @@ def check_connect(connect: Connect) -> None:
             ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "empty client id without clean session (MQTT-3.1.3-8)"
         )
     if connect.will is not None:
-        check_topic_name(connect.will.topic)
+        _check_topic_name(connect.will.topic)
         _check_response_topic(connect.will.properties)
 
 
@@ -135,12 +135,15 @@ def check_publish(publish: Publish) -> None:
         if publish.properties.subscription_identifiers:
             raise violation("subscription identifier from a client (MQTT-3.3.4-6)")
         _check_response_topic(publish.properties)
-    check_topic_name(publish.topic)
+    try:
+        validate_topic_name(publish.topic)
+    except TopicError as error:
+        raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, str(error)) from None
 
 
 def _check_response_topic(properties: Properties) -> None:
     if properties.response_topic is not None:
-        check_topic_name(properties.response_topic)  # MQTT-3.3.2-14
+        _check_topic_name(properties.response_topic)  # MQTT-3.3.2-14
 
 
 def check_subscribe(subscribe: Subscribe) -> None:
@@ -156,8 +159,7 @@ def check_disconnect(disconnect: Disconnect, session_expiry_asked_s: int) -> Non
         raise violation("session expiry raised from 0 in DISCONNECT (MQTT 5 section 3.14.2.2.2)")
 
 
-def check_topic_name(topic: str) -> None:
-    """Raise ProtocolError unless a message may go to this topic."""
+def _check_topic_name(topic: str) -> None:
     try:
         validate_topic_name(topic)
     except TopicError as error:

@@ -38,9 +38,7 @@ from mqttprov.mqtt.packets import (
     Pingreq,
     ProtocolVersion,
     Puback,
-    Pubcomp,
     Publish,
-    Pubrec,
     Pubrel,
     Suback,
     Subscribe,
@@ -49,6 +47,7 @@ from mqttprov.mqtt.packets import (
     Will,
 )
 from mqttprov.mqtt.reasons import CONNACK_REFUSALS, ReasonCode, connack_return_code
+from mqttprov.mqtt.sending import ANSWERS
 from mqttprov.mqtt.server_messages import ServerMessages, State
 from mqttprov.mqtt.server_policy import (
     ClientWishes,
@@ -106,6 +105,7 @@ class ServerSession(ServerMessages):
         """Take the end of the connection: Disconnected, not clean, unless the session had ended before."""
         if self._state is _CLOSED:
             return []
+        self._connect = None
         self._close()
         return [Disconnected(ReasonCode.UNSPECIFIED_ERROR, clean=False, publish_will=self.will is not None)]
 
@@ -128,19 +128,21 @@ class ServerSession(ServerMessages):
         return events
 
     def _handle(self, packet: Packet, events: list[ServerEvent], now_s: float) -> None:
-        if isinstance(packet, Puback | Pubrec | Pubcomp):
+        if isinstance(packet, Puback):
             self._on_answer(packet, events, now_s)
         elif isinstance(packet, Connect):
             self._on_connect(packet, events)
         elif isinstance(packet, Subscribe):
             check_subscribe(packet)
             events.append(SubscribeReceived(packet))
-        elif isinstance(packet, Pingreq):
-            self._output.put(PINGRESP_BYTES)
-        elif isinstance(packet, Pubrel):
-            self._on_pubrel(packet)
         elif isinstance(packet, Disconnect):
             self._on_disconnect(packet, events)
+        elif isinstance(packet, Pingreq):
+            self._output.put(PINGRESP_BYTES)
+        elif isinstance(packet, ANSWERS):
+            self._on_answer(packet, events, now_s)
+        elif isinstance(packet, Pubrel):
+            self._on_pubrel(packet)
         elif isinstance(packet, Unsubscribe):
             events.append(UnsubscribeReceived(packet))
         else:
@@ -202,7 +204,8 @@ class ServerSession(ServerMessages):
         self.will = connect.will
         self.client_id = assigned_client_id or connect.client_id
         self._max_session_expiry_s = max_session_expiry_s
-        self.session_expiry_s = min(wishes.session_expiry_s, max_session_expiry_s)
+        if wishes.session_expiry_s > max_session_expiry_s:
+            self.session_expiry_s = max_session_expiry_s
         self._delivery = state
         self._decoder.max_packet_bytes = max_packet_bytes or self._limits.max_packet_bytes
         if connect.version is not _V5:
@@ -241,6 +244,7 @@ class ServerSession(ServerMessages):
         self._refuse(reason_code, reason_string)
 
     def _refuse(self, reason_code: ReasonCode, reason_string: str | None) -> None:
+        self._connect = None
         version = self._decoder.version
         if version is _V5 and reason_code not in CONNACK_REFUSALS:
             reason_code = ReasonCode.UNSPECIFIED_ERROR  # the reason is one of DISCONNECT's, such as a shutdown
@@ -256,11 +260,13 @@ class ServerSession(ServerMessages):
         """Send SUBACK, one code per filter; 3.1.1 gets 0x80 for every refusal. Without effect on a closed session."""
         if self._state is not _CLOSED:
             version = self._version()
-            self._answer(
-                explained(
+            if reason_string is None:
+                packet = encode(Suback(packet_id, reason_codes), version)
+            else:
+                packet = explained(
                     lambda words: encode(Suback(packet_id, reason_codes, words), version), reason_string, self._wishes
                 )
-            )
+            self._answer(packet)
 
     def unsuback(self, packet_id: int, reason_codes: tuple[ReasonCode, ...]) -> None:
         """Send UNSUBACK; 3.1.1 gets no codes. Without effect on a closed session."""
@@ -293,7 +299,3 @@ class ServerSession(ServerMessages):
         else:
             self._refuse(error.reason_code, error.text)
         return ProtocolViolated(error.with_traceback(None))
-
-    def _close(self) -> None:
-        super()._close()
-        self._connect = None
