@@ -9,6 +9,7 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from amqtt.contexts import Action
@@ -103,13 +104,15 @@ class AmqttEngine(EmbeddedBroker):
 class AmqttConnection(Connection):
     """A connection about which plugins are asked."""
 
-    __slots__ = ("_asking", "_events", "_voices", "denied", "view")
+    __slots__ = ("_asking", "_events", "_voices", "_was_ended", "_will_agreed", "denied", "view")
 
     def __init__(self, broker: AmqttEngine) -> None:
         super().__init__(broker)
         self._voices = broker.voices
         self._events: deque[ServerEvent] = deque()
         self._asking = False
+        self._was_ended = False
+        self._will_agreed = False
         self.view: SessionView | None = None  # once it has logged in
         self.denied: frozenset[str] = frozenset()  # filters of the SUBSCRIBE that is handled now
 
@@ -121,6 +124,12 @@ class AmqttConnection(Connection):
             self.view.transitions.state = "disconnected"
             self._voices.tell(BrokerEvents.CLIENT_DISCONNECTED, client_id=self.view.client_id, client_session=self.view)
 
+    def end(self, reason: ReasonCode) -> None:
+        """End the session from our side: what a plugin still thinks about does not happen any more (P7)."""
+        self._was_ended = True
+        self._events.clear()
+        super().end(reason)
+
     # --- one thing at a time ---
 
     def _handle(self, events: list[ServerEvent]) -> None:
@@ -130,12 +139,15 @@ class AmqttConnection(Connection):
         self._broker.dirty.add(self)
 
     def _ask(self, question: Callable[[Callable[[Any], None]], bool], then: Callable[[Any], None]) -> None:
-        """Ask; go on with `then`, unless the session has ended. Until then no other event is handled."""
+        """Ask, and go on with `then`. Until then no other event is handled.
+
+        What a client sent before it left happens, as without plugins; not so when it was ended by us.
+        """
         waited = False
 
         def done(answer: Any) -> None:
             self._asking = False
-            if not self.session.closed:
+            if not self._was_ended:
                 then(answer)
             if waited:
                 if self._transport is not None and self.session.wants_input:
@@ -154,8 +166,9 @@ class AmqttConnection(Connection):
     def _on_login(self, connect: Connect, login: Login) -> None:
         tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         if login.principal is not None:
-            self.view = view_of(connect, self.source, tls, login.principal)
-            super()._on_login(connect, login)
+            view = view_of(connect, self.source, tls, login.principal)
+            # Decided anew after a plugin has spoken: meanwhile the device may have been suspended (P7).
+            self._unless_will_is_denied(connect, view, lambda: self._on_connect(connect), login)
             return
         if login.refusal not in _NOT_OURS or not self._voices.decide_logins:
             super()._on_login(connect, login)
@@ -164,15 +177,41 @@ class AmqttConnection(Connection):
 
         def then(allowed: bool) -> None:
             view.password = None
+            if self.session.closed:
+                return
             if not allowed:
                 super(AmqttConnection, self)._on_login(connect, login)
                 return
-            self.view = view
             # Client ids are per user; without a name, or an id, nobody can come back as the same.
             name = f"{connect.username or ''}/{connect.client_id or os.urandom(8).hex()}"
-            super(AmqttConnection, self)._on_login(connect, Login(Principal(Role.GUEST, name)))
+            guest = Login(Principal(Role.GUEST, name))
+            again = partial(super(AmqttConnection, self)._on_login, connect, guest)
+            self._unless_will_is_denied(connect, view, again, guest)
 
         self._ask(lambda done: self._voices.authenticate(view, done), then)
+
+    def _unless_will_is_denied(
+        self, connect: Connect, view: SessionView, again: Callable[[], None], login: Login
+    ) -> None:
+        """Go on with a login; `again` if plugins had to be asked about its will."""
+        self.view = view
+        will = connect.will
+        if will is None or self._will_agreed or not self._voices.decide_topics:
+            super()._on_login(connect, login)
+            return
+
+        def then(allowed: bool) -> None:
+            if self.session.closed:
+                return
+            if allowed:
+                self._will_agreed = True
+                again()
+                return
+            self._broker.log_will(self)
+            self.session.refuse(ReasonCode.NOT_AUTHORIZED)
+            self._broker.dirty.add(self)
+
+        self._ask(lambda done: self._voices.may(view, will.topic, Action.PUBLISH, done), then)
 
     def _on_publish(self, publish: Publish) -> None:
         view, principal = self.view, self.principal
@@ -203,6 +242,8 @@ class AmqttConnection(Connection):
         wishes = [wish.topic_filter for wish in subscribe.subscriptions]
 
         def then(denied: frozenset[str] | None) -> None:
+            if self.session.closed:
+                return
             self.denied = frozenset(wishes) if denied is None else denied
             super(AmqttConnection, self)._on_subscribe(subscribe)
             self.denied = frozenset()

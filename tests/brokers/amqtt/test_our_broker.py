@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from amqtt.broker import Broker as AmqttBroker
+from amqtt.contrib.auth_db.managers import UserManager
 from amqtt.errors import BrokerError
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -17,7 +18,7 @@ from tests.brokers.harness import Client, ask
 from mqttprov.brokers.amqtt_broker import Broker
 from mqttprov.brokers.connection import Connection
 from mqttprov.core.model import OperatorRole
-from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
+from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode, Will
 
 ANONYMOUS = "amqtt.plugins.authentication.AnonymousAuthPlugin"
 FILE = "amqtt.plugins.authentication.FileAuthPlugin"
@@ -151,6 +152,52 @@ async def test_a_plugin_that_fails_says_no_and_nothing_else_breaks(tmp_path: Pat
         assert await operator.publish("broken/x", b"") == DENIED
         assert await operator.subscribe("broken/x", "whole") == (DENIED, DENIED)
         assert await operator.subscribe("whole") == (1,)
+
+
+async def test_a_will_that_a_plugin_forbids_is_refused(tmp_path: Path) -> None:
+    """For guests, operators and devices alike; one that nobody forbids is published."""
+    async with ours(tmp_path / "state", {SLOW: {}}) as broker:
+        operator = await broker.operator()
+        await operator.subscribe("fine/#")
+        secret = broker.admin.create_operator("op", OperatorRole.OPERATOR)
+        for username, password in (("guest", None), ("op", secret.encode())):
+            for topic, reason in (("forbidden/x", DENIED), ("fine/x", ReasonCode.SUCCESS)):
+                will = Will(topic, b"last words")
+                connect = Connect("", version=ProtocolVersion.V5, username=username, password=password, will=will)
+                client = await broker.open(connect)
+                assert await client.connack() == reason
+                client.abort()
+            assert (await operator.message()).payload == b"last words"
+
+
+async def test_users_of_a_database_log_in(tmp_path: Path) -> None:
+    """amqtt's contributed plugin for users in a database, which really waits, beside devices."""
+    connection = f"sqlite+aiosqlite:///{tmp_path / 'users.db'}"
+    plugins = {"amqtt.contrib.auth_db.UserAuthDBPlugin": {"connection": connection, "sync_schema": True}}
+    async with ours(tmp_path / "state", plugins) as broker:
+        manager = UserManager(connection)
+        await manager.create_user_auth("alice", "wonder")
+        await manager.close()
+        alice = await broker.login("alice", "wonder")
+        assert await alice.publish("home/lamp", b"on") == ReasonCode.SUCCESS
+        assert await broker.refusal("alice", "wrong") == ReasonCode.BAD_USER_NAME_OR_PASSWORD
+        await exchange(broker)
+
+
+async def test_retained_messages_outlive_the_broker_in_a_database(tmp_path: Path) -> None:
+    """amqtt's contributed plugin for persistence keeps retained messages; sessions begin anew."""
+    connection = f"sqlite+aiosqlite:///{tmp_path / 'sessions.db'}"
+    plugins = {"amqtt.contrib.persistence.SessionDBPlugin": {"connection": connection, "clear_on_shutdown": False}}
+    async with ours(tmp_path / "state", plugins) as broker:
+        operator = await broker.operator()
+        operator.mqtt().publish("kept/x", b"kept", 1, retain=True)
+        operator.send(operator.mqtt().take_output())
+        await operator.ping()
+        operator.disconnect()
+        await broker.restart()
+        again = await broker.operator()
+        await again.subscribe("kept/#")
+        assert (await again.message()).payload == b"kept"
 
 
 async def test_plugins_are_told_and_learn_no_secret(tmp_path: Path) -> None:
