@@ -19,6 +19,7 @@ from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from amqtt.errors import BrokerError, PluginError
 from amqtt.events import BrokerEvents
 from amqtt.utils import read_yaml_config
+from dacite import DaciteError
 
 from mqttprov.brokers import tls
 from mqttprov.brokers.amqtt_engine import AmqttEngine, AmqttRouter
@@ -322,7 +323,7 @@ class AmqttServer:
             if not self._insecure:
                 self._refuse_open_listeners()
             await self._broker.start()
-        except (BrokerError, PluginError, OSError, ValueError, TypeError, LookupError) as error:
+        except (BrokerError, PluginError, DaciteError, OSError, ValueError, TypeError, LookupError) as error:
             why = str(error) or str(error.__cause__ or type(error).__name__)
             raise CannotStart(f"amqtt's configuration {self._path} cannot be served: {why}") from error
         return self._broker.urls

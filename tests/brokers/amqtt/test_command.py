@@ -66,7 +66,9 @@ def test_amqtt_s_own_command_serves_with_our_plugin_alone(tmp_path: Path) -> Non
         )
     try:
         wait_until_open(port, process)
-        reply = mqttprov("request", "--secret-file", str(secret), "--device-name", "gw-1", "--port", str(port))
+        reply = mqttprov(
+            "request", "--secret-file", str(secret), "--device-name", "gw-1", "--port", str(port), "--timeout-s", "60"
+        )
         assert "gw-1" in json.dumps(reply)
         assert mqttprov("device", "suspend", "gw-1", "--state", state)
     finally:
