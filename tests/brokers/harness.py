@@ -16,6 +16,9 @@ from typing import Any, Final, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
+from tests.brokers.states import ACTOR as ACTOR
+from tests.brokers.states import new_state as new_state
+from tests.brokers.states import request_bytes as request_bytes
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.embedded import EmbeddedServer, now_ms
@@ -39,10 +42,9 @@ from mqttprov.mqtt import (
     Will,
 )
 from mqttprov.responder.administration import Administration, IssuedToken
-from mqttprov.responder.state_directory import StateDirectory, initialise
+from mqttprov.responder.state_directory import StateDirectory
 
 TIMEOUT_S: Final = 10.0
-ACTOR: Final = "cli:test"
 E = TypeVar("E")
 
 
@@ -383,27 +385,12 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-def request_bytes(issued: IssuedToken, device_name: str | None, **fields: Any) -> bytes:
-    """Write a provisioning request as JSON."""
-    request: dict[str, Any] = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
-    if device_name is not None:
-        request["deviceName"] = device_name
-    return json.dumps({**request, **fields}).encode()
-
-
 async def ask(client: Client, payload: bytes, qos: int = 1) -> Any:
     """Send one request over a provisioning session and give the reply."""
     client.publish_nowait(REQUEST_TOPIC, payload, qos)
     message = await client.message()
     assert message.topic == RESPONSE_TOPIC
     return json.loads(message.payload)
-
-
-def new_state(path: Path) -> IssuedToken:
-    """Make a state directory; give its default registration token."""
-    issued = initialise(path, actor=ACTOR, now_ms=now_ms, entropy=os.urandom)
-    assert issued is not None
-    return issued
 
 
 @contextlib.asynccontextmanager
