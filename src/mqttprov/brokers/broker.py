@@ -244,8 +244,8 @@ class EmbeddedBroker:
     def subscribe(self, connection: Connection, subscribe: Subscribe) -> None:
         """Grant or refuse each filter by itself."""
         principal, session = connection.principal, connection.member
-        if principal is None or session is None:
-            return
+        if principal is None or session is None or (session.connection is not connection and not session.is_away):
+            return  # its client said goodbye in the same segment, and nothing is kept for it
         self.router.subscribe(connection, session, subscribe)
         if principal.rotation_due and self.responder.can_rotate(principal.name):
             self.call([connection], _LATE_CALL, WIPE_CALL)

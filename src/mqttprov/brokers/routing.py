@@ -237,10 +237,10 @@ class Router:
     def pay(self, connection: "Connection", session: Session) -> None:
         """Give retained messages that are owed, as many as find room before the client has taken some."""
         backlog, mqtt = connection.backlog, connection.session
-        if backlog is None:
+        if backlog is None or mqtt.closed:
             return
         room = self._broker.limits.max_queued_bytes // 2
-        while not mqtt.closed:
+        while True:
             pending = mqtt.pending
             if pending.queued_messages or pending.output_bytes > room:
                 return
