@@ -8,6 +8,7 @@ from tests.brokers.harness import Client, Running, eventually
 from tests.brokers.test_device_life import act, life
 
 from mqttprov.brokers import sessions as limits
+from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Disconnect, Disconnected, Properties, ProtocolVersion, ReasonCode, ServerLimits, encode
 
@@ -313,6 +314,17 @@ async def test_retained_messages_that_are_owed_wait_for_a_client_that_has_gone(b
     again = await broker.login(token, keep_s=3600, client_id="gw")
     await again.until(lambda: len(again.messages()) == 500)
     assert {m.retain for m in again.messages()} == {True}
+
+
+async def test_a_session_of_who_is_away_makes_room_before_one_of_who_is_there(broker: Running) -> None:
+    """A principal has eight sessions at most, kept ones included (P9)."""
+    token = await token_of(broker, "gw-1")
+    first = await broker.login(token, client_id="first")
+    for number in range(MAX_SESSIONS_PER_DEVICE - 1):
+        await leave(broker, await broker.login(token, client_id=f"gw-{number}", keep_s=3600))
+    await broker.login(token, client_id="last")
+    await first.ping()
+    assert (len(broker.broker.sessions), broker.broker.sessions.away) == (8, 6)
 
 
 async def test_a_shared_subscription_prefers_who_is_there(broker: Running) -> None:
