@@ -1,15 +1,17 @@
 """Measures what idle gateways cost: KiB per connection, and the broker's CPU for one more at none and at many present.
 
-    python bench/idle.py [--steps 1000,5000,10000] [--probe 500] [--clean-start 0]
+    python bench/idle.py [--steps 1000,5000,10000] [--probe 500] [--storm 5000] [--clean-start 0]
 
 Every gateway is a device of its own that was provisioned before, logs in by token, subscribes to one filter of its own
-and stays. KiB are those of the broker's resident memory; CPU is that of the whole broker process, store and all.
+and stays; at last some of them connect again, all at once. KiB are those of the broker's resident memory; CPU is that
+of the whole broker process, store and all.
 """
 
 import argparse
 import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -87,7 +89,7 @@ def _resident_kib(pid: int) -> int:
     raise ValueError("no VmRSS: this measures on Linux")
 
 
-async def _measure(target: Target, steps: list[int], probe: int, clean_start: bool) -> None:
+async def _measure(target: Target, steps: list[int], probe: int, storm: int, clean_start: bool) -> None:
     def request(number: int) -> bytes:
         fields = {"provisionDeviceKey": target.key, "provisionDeviceSecret": target.secret}
         return json.dumps({**fields, "deviceName": f"Gateway {number:05}"}).encode()
@@ -112,6 +114,17 @@ async def _measure(target: Target, steps: list[int], probe: int, clean_start: bo
         present = step
         print(f"{step:>8} {(_resident_kib(target.pid) - base_kib) / step:>9.2f} {cost_us:>15.0f}")
     print(f"{present:>8} {'':>9} {await connect(probe):>15.0f}")
+    await _storm(target, [_login(token, clean_start) for token in tokens[-storm:]])
+
+
+async def _storm(target: Target, logins: Sequence[tuple[Connect, None]]) -> None:
+    """Let gateways that are connected connect again, all at once, and take their own sessions over."""
+    before_s, cpu_s = time.perf_counter(), cpu_seconds(target.pid)
+    opened = await asyncio.gather(*[_open(target.port, *login) for login in logins])
+    results = await asyncio.gather(*[done for _, done in opened], return_exceptions=True)
+    took_s, cost_us = time.perf_counter() - before_s, (cpu_seconds(target.pid) - cpu_s) / len(logins) * 1e6
+    failed = sum(isinstance(each, BaseException) for each in results)
+    print(f"{len(logins)} at once took over from themselves in {took_s:.1f} s, {cost_us:.0f} us each; {failed} failed")
 
 
 async def _warm_up(port: int, tokens: list[str]) -> None:
@@ -128,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", default="1000,5000,10000")
     parser.add_argument("--probe", type=int, default=500)
+    parser.add_argument("--storm", type=int, default=5000)
     parser.add_argument("--clean-start", type=int, default=1)
     options = parser.parse_args()
     steps = [int(each) for each in options.steps.split(",")]
@@ -136,7 +150,7 @@ def main() -> None:
         started("mqttprov", Path(folder)) as target,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_measure(target, steps, options.probe, bool(options.clean_start)))
+        runner.run(_measure(target, steps, options.probe, options.storm, bool(options.clean_start)))
 
 
 if __name__ == "__main__":

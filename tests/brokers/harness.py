@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -236,13 +236,6 @@ class Client(asyncio.Protocol):
         await self.until(lambda: self.gone)
 
 
-class Abortable(Protocol):
-    """What a test leaves open."""
-
-    def abort(self) -> None:
-        """Cut it off."""
-
-
 class Running:
     """A broker in the test's event loop, with the tools of a test: clients, an operator's hand, a hand on the clock."""
 
@@ -254,7 +247,7 @@ class Running:
         self.ws_port = 0
         self.wss_port = 0
         self.clients: list[Client] = []
-        self.others: list[Abortable] = []  # clients of other kinds
+        self.others: list[Any] = []  # clients of other kinds; each has `abort()`
         self._tls = tls
         self._ws = ws
         self._offset_s = 0.0

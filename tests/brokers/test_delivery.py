@@ -109,6 +109,16 @@ async def test_a_client_gets_no_more_and_no_larger_messages_than_it_takes(broker
     assert (message.payload, reader.messages()) == (b"5", [])
 
 
+async def test_refusals_are_explained_in_words_to_who_wants_to_know(broker: Running) -> None:
+    """A reason string says what was wrong, unless the client asks for none (MQTT-3.1.2-29)."""
+    words = b"you may not publish to this topic"
+    for wants in (True, False):
+        wishes = Properties(request_problem_information=wants)
+        device = await broker.device(f"gw-{wants}", properties=wishes)
+        assert await device.publish("provision/audit/x", b"x") == ReasonCode.NOT_AUTHORIZED
+        assert (words in device.raw) is wants
+
+
 async def test_a_client_without_an_id_is_told_the_one_it_gets(broker: Running) -> None:
     """MQTT 5 assigns one, under which the session can be resumed (MQTT-3.2.2-16)."""
     token = (await broker.provision("gw-1"))["credentialsValue"]

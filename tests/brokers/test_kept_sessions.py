@@ -8,6 +8,7 @@ from tests.brokers.harness import Client, Running, eventually
 from tests.brokers.test_device_life import act, life
 
 from mqttprov.brokers import sessions as limits
+from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Disconnect, Disconnected, Properties, ProtocolVersion, ReasonCode, ServerLimits, encode
 
@@ -268,6 +269,62 @@ async def test_what_waits_is_bounded_in_all(broker: Running, monkeypatch: pytest
     present = [(await broker.login(token, keep_s=3600, client_id="gw")).session_present for token in tokens]
     assert present == [False, True, False]
     assert broker.broker.sessions.bytes_away == 0
+
+
+async def test_who_leaves_with_more_than_there_is_room_for_is_not_kept(
+    broker: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in flight counts when a connection breaks; past the bound of all the session ends with it (P9)."""
+    monkeypatch.setattr(limits, "MAX_BYTES_AWAY", 10_000)
+    token, operator = await token_of(broker, "gw-1"), await broker.operator()
+    device = await broker.login(token, keep_s=3600, client_id="gw")
+    await device.subscribe(CALLS)
+    device.pause()
+    for number in range(3):
+        await operator.publish(f"v1/devices/gw-1/rpc/request/{number}", bytes(5_000))
+    device.abort()
+    await eventually(lambda: len(broker.broker.sessions) == 1)
+    assert broker.broker.sessions.bytes_away == 0
+
+
+async def test_a_subscription_behind_a_goodbye_leaves_nothing(broker: Running) -> None:
+    """A message to itself, SUBSCRIBE and DISCONNECT in one segment: the session is gone, and so is all of it (P9)."""
+    client = await broker.operator()
+    await client.subscribe("self")
+    client.publish_nowait("self", b"x", 1)
+    client.mqtt().subscribe([("late", 1)])
+    client.mqtt().disconnect()
+    client.send(client.mqtt().take_output())
+    await broker.broker.empty.wait()
+    assert (len(broker.broker.router.tree), len(broker.broker.sessions)) == (0, 0)
+
+
+async def test_retained_messages_that_are_owed_wait_for_a_client_that_has_gone(broker: Running) -> None:
+    """Who breaks off while it is being given what is retained finds the rest in its session."""
+    operator = await broker.operator()
+    for number in range(500):
+        operator.publish_nowait(f"v1/devices/gw-1/rpc/request/{number}", b"x", 1, retain=True)
+    await operator.ping()
+    token = await token_of(broker, "gw-1")
+    device = await broker.login(token, keep_s=3600, client_id="gw")
+    device.mqtt()._manual_ack = True
+    await device.subscribe(CALLS)
+    assert len(device.messages()) <= 100  # its window
+    await leave(broker, device)
+    again = await broker.login(token, keep_s=3600, client_id="gw")
+    await again.until(lambda: len(again.messages()) == 500)
+    assert {m.retain for m in again.messages()} == {True}
+
+
+async def test_a_session_of_who_is_away_makes_room_before_one_of_who_is_there(broker: Running) -> None:
+    """A principal has eight sessions at most, kept ones included (P9)."""
+    token = await token_of(broker, "gw-1")
+    first = await broker.login(token, client_id="first")
+    for number in range(MAX_SESSIONS_PER_DEVICE - 1):
+        await leave(broker, await broker.login(token, client_id=f"gw-{number}", keep_s=3600))
+    await broker.login(token, client_id="last")
+    await first.ping()
+    assert (len(broker.broker.sessions), broker.broker.sessions.away) == (8, 6)
 
 
 async def test_a_shared_subscription_prefers_who_is_there(broker: Running) -> None:

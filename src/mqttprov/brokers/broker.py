@@ -175,7 +175,7 @@ class EmbeddedBroker:
         if not may_publish(principal, publish.topic):
             # MQTT 3.1.1 knows no refusal here; like other brokers we acknowledge and drop.
             if publish.packet_id is not None:
-                mqtt.acknowledge(publish.packet_id, ReasonCode.NOT_AUTHORIZED)
+                mqtt.acknowledge(publish.packet_id, ReasonCode.NOT_AUTHORIZED, "you may not publish to this topic")
             # Not the topic: over HTTP ThingsBoard's topics hold the access token, and some devices mix that up (P6).
             _log.info("%s %s may not publish to the topic that it named", principal.role, principal.name)
             return
@@ -183,7 +183,10 @@ class EmbeddedBroker:
         # A message that finds no room is delivered to who listens now, and its sender told that it is not kept.
         kept = not message.retain or self.router.retain(principal, message, own=own)
         if publish.packet_id is not None:
-            mqtt.acknowledge(publish.packet_id, ReasonCode.SUCCESS if kept else ReasonCode.QUOTA_EXCEEDED)
+            if kept:
+                mqtt.acknowledge(publish.packet_id)
+            else:
+                mqtt.acknowledge(publish.packet_id, ReasonCode.QUOTA_EXCEEDED, "delivered, but not retained: no room")
         self.router.route(connection.member, message, own=own)
         if principal.role is Role.DEVICE:
             self._answer(connection, principal, publish)
@@ -308,8 +311,8 @@ class EmbeddedBroker:
     def subscribe(self, connection: Connection, subscribe: Subscribe) -> None:
         """Grant or refuse each filter by itself."""
         principal, session = connection.principal, connection.member
-        if principal is None or session is None:
-            return
+        if principal is None or session is None or (session.connection is not connection and not session.is_away):
+            return  # its client said goodbye in the same segment, and nothing is kept for it
         self.router.subscribe(connection, session, subscribe)
         if principal.rotation_due and self.responder.can_rotate(principal.name):
             self.call([connection], _LATE_CALL, WIPE_CALL)

@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
         if connect.will is not None and not may_publish(login.principal, connect.will.topic):
             # Rather than to find out when it is too late to say so.
             self._broker.log_will(self)
-            self.session.refuse(ReasonCode.NOT_AUTHORIZED)
+            self.session.refuse(ReasonCode.NOT_AUTHORIZED, "you may not publish to the topic of your will")
             self._broker.dirty.add(self)
             return
         self.principal = login.principal

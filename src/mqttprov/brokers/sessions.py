@@ -180,6 +180,9 @@ class Sessions:
             oldest = next(iter(self._away))
             _log.warning("more than %d sessions wait for their clients; the longest away is ended", MAX_SESSIONS_AWAY)
             self.end(oldest, ReasonCode.QUOTA_EXCEEDED)
+        if self.bytes_away > MAX_BYTES_AWAY:
+            _log.warning("more than %d bytes wait for clients that are away; a session is ended", MAX_BYTES_AWAY)
+            self.end(session, ReasonCode.QUOTA_EXCEEDED)
         self._wheel.watch(session)
         if will is not None:
             self._publish_will(session, will)

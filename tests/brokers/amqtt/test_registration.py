@@ -73,7 +73,7 @@ async def test_a_lost_reply_is_told_again(broker: Stock) -> None:
 
         original(payload, source, cut)
 
-    responder.request = request  # type: ignore[method-assign] # to cut at exactly this moment
+    responder.request = request  # type: ignore[method-assign, assignment] # to cut at exactly this moment
     session = await broker.session()
     session.publish_nowait(REQUEST_TOPIC, payload, 1)
     await session.wait_closed()
