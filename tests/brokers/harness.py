@@ -12,11 +12,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
-from tests.brokers.states import ACTOR, new_state, request_bytes
+from tests.brokers.tools import ACTOR, TIMEOUT_S, eventually, new_state, request_bytes
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.embedded import EmbeddedServer, now_ms
@@ -42,9 +42,10 @@ from mqttprov.mqtt import (
 from mqttprov.responder.administration import Administration, IssuedToken
 from mqttprov.responder.state_directory import StateDirectory
 
-__all__ = ["ACTOR", "new_state", "request_bytes"]  # handed on; what is made here needs no mention
-TIMEOUT_S: Final = 10.0
 E = TypeVar("E")
+# With what this module takes from `tools` for its users.
+__all__ = ["ACTOR", "TIMEOUT_S", "Client", "ClosedError", "Running", "ask", "eventually", "new_state",
+           "request_bytes", "running"]  # fmt: skip
 
 
 class ClosedError(ConnectionError):
@@ -367,13 +368,6 @@ class Running:
         reply = await self.provision(device_name)
         assert reply["status"] == "SUCCESS", reply
         return await self.login(reply["credentialsValue"], **options)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens in a turn of this loop."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0)
 
 
 async def ask(client: Client, payload: bytes, qos: int = 1) -> Any:

@@ -1,7 +1,9 @@
-"""New state directories for tests of brokers, and requests for them. No test lives here."""
+"""Small tools of tests of brokers: waiting, new state directories, requests for them. No test lives here."""
 
+import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +11,7 @@ from mqttprov.brokers.embedded import now_ms
 from mqttprov.responder.administration import IssuedToken
 from mqttprov.responder.state_directory import initialise
 
+TIMEOUT_S: Final = 10.0
 ACTOR: Final = "cli:test"
 
 
@@ -25,3 +28,10 @@ def new_state(path: Path) -> IssuedToken:
     issued = initialise(path, actor=ACTOR, now_ms=now_ms, entropy=os.urandom)
     assert issued is not None
     return issued
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens in a turn of this loop."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
