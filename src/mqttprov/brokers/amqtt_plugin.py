@@ -79,7 +79,7 @@ class ProvisioningPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
         warn(self._broker, others)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._desk.sessions.turn()
+        self._desk.turn()
         self._turn_handle = loop.call_later(_TURN_S, self._turn, loop)
 
     async def on_broker_pre_shutdown(self) -> None:
