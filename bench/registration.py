@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from cycle import run_cycles
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.responder.state_directory import initialise
 from mqttprov_simulator.cpu import cpu_seconds
 

@@ -20,7 +20,7 @@ from tests.brokers.certificates import DeviceKey
 from tests.brokers.harness import ACTOR, Client, ask, request_bytes
 from tests.crash.child import Child
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
 from mqttprov.responder.administration import IssuedToken, TokenChange

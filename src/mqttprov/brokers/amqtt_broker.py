@@ -10,6 +10,7 @@ import logging
 import os
 import ssl
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,18 +27,17 @@ from mqttprov.brokers.amqtt_engine import AmqttEngine, AmqttRouter
 from mqttprov.brokers.amqtt_shortcomings import is_loopback
 from mqttprov.brokers.amqtt_voices import SessionView, Voices, retained
 from mqttprov.brokers.connection import Connection
-from mqttprov.brokers.embedded import CLOSE_TIMEOUT_S, MQTT, MQTTS, WS, WSS, file_limit
+from mqttprov.brokers.embedded import MQTT, MQTTS, TURN_S, WS, WSS, file_limit, say_goodbye, settled
 from mqttprov.brokers.embedded import BrokerError as CannotStart
 from mqttprov.brokers.listeners import Listeners
 from mqttprov.brokers.plugin_calls import PluginCalls
 from mqttprov.brokers.responder_run import ResponderRun
 from mqttprov.core.audit import ChainedEvent
-from mqttprov.mqtt import Grant, Message, ReasonCode, Retained, TopicError, validate_topic_name
+from mqttprov.mqtt import Grant, Message, Retained, TopicError, validate_topic_name
 from mqttprov.responder.state_directory import StateDirectory
 
 PLUGIN: Final = "mqttprov.brokers.amqtt_plugin.ProvisioningPlugin"
 _SPARE_FILES: Final = 64
-_TURN_S: Final = 1.0
 _ANYBODY: Final = 2  # QoS of what plugins broadcast without saying one: each subscriber gets its own
 _OWNER: Final = "amqtt"  # of what plugins retain
 
@@ -99,11 +99,17 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
             voices=Voices(self.plugins_manager, self._calls),
         )
         try:
-            await self._run.start(self._publish_event, self.engine.publish_checkpoint, self._settle)
+            await self._run.open(
+                self._publish_event,
+                self.engine.publish_checkpoint,
+                partial(settled, self.engine),
+                lambda authorities: self._trust(authorities.certificates_pem),
+            )
             if contexts:  # after the outbox took its place: no certificate is registered between the two
-                self._trust(self._state.authority.certificate_pem, *self._run.responder.certificates())
+                self._trust(self._run.authorities.certificates_pem, *self._run.responder.certificates())
             for name, listener in self.listeners_config.items():
                 await self._listen(name, listener, contexts.get(name))
+            self._run.start()
         except OSError as error:
             await self._end()
             self.transitions.starting_fail()
@@ -141,17 +147,9 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         self.engine.publish_event(event)
         self.engine.flush_soon()
 
-    async def _settle(self, seq: int) -> None:
-        over = asyncio.Event()
-        self.engine.flush()
-        self.engine.farewells.when_settled(seq, over.set)
-        await over.wait()
-        await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
-
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine.wheel.turn(self.engine.now_s())
-        self.engine.flush()
-        self._turn_handle = loop.call_later(_TURN_S, self._turn, loop)
+        self.engine.turn()
+        self._turn_handle = loop.call_later(TURN_S, self._turn, loop)
 
     async def shutdown(self) -> None:
         """Take no more connections, answer every accepted request, tell the plugins, say goodbye."""
@@ -170,13 +168,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
             self._turn_handle.cancel()
         if self._run is not None:
             await self._run.finish()
-            self.engine.flush()
-            self.engine.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
-            try:
-                await asyncio.wait_for(self.engine.empty.wait(), CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                self.engine.cut_off()
-                await self.engine.empty.wait()
+            await say_goodbye(self.engine)
             await self._calls.close()
             await self._run.close()
             self._run = None
