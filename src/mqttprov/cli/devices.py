@@ -323,7 +323,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="CSV",
-            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate (PEM file), claim_secret.",
+            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate or public_key (PEM file), "
+            "claim_secret.",
         ),
     ],
     profile: Annotated[str | None, typer.Option(metavar="P", help="Profile of lines that name none.")] = None,
