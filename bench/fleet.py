@@ -1,9 +1,9 @@
 """What operators wait for when a fleet is large: `python bench/fleet.py [DEVICES] [--certificates N]`.
 
 Registration tokens by the thousand and the import of a list, as commands (processes of their own, with the memory that
-they took); then pages of `device list` with that many devices, a median of 20 each. By default 100,000 devices are
-imported; 1,000,000 take some minutes and 1 GB of disk. With --certificates, N more devices are imported with a factory
-certificate each.
+they took); then pages of `device list` with that many devices, a median of 20 each. At most 100,000 devices are
+imported, which is the default; further ones are copies of those, put into the database directly. With --certificates, N
+more devices are imported with a factory certificate each.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from mqttprov.pki.authority import Authority
 from mqttprov.responder.state_directory import StateDirectory
 
 TOKENS = 5000
+IMPORTED = 100_000
 ROUNDS = 20
 DAY_MS = 86_400_000
 WEEK_MS = 7 * DAY_MS
@@ -88,6 +89,19 @@ def seen(path: Path, at_ms: int, condition: str = "1") -> None:
         database.execute(f"UPDATE device SET created_ms = 0, last_seen_ms = ? WHERE {condition}", (at_ms,))  # noqa: S608
 
 
+def copy(path: Path, times: int) -> None:
+    """Let there be so many times more devices; they come behind the others, and have no audit events."""
+    with closing(sqlite3.connect(path / "mqttprov.db")) as database, database:
+        database.execute("CREATE TEMP TABLE copied AS SELECT * FROM device")
+        for _ in range(times):
+            database.execute(
+                "UPDATE copied SET id = printf('%02d', substr(id, 1, 2) + 1) || substr(id, 3), "
+                "name = printf('gw-%07d', substr(name, 4) + ?1), fold = printf('gw-%07d', substr(name, 4) + ?1)",
+                (IMPORTED,),
+            )
+            database.execute("INSERT INTO device SELECT * FROM copied")
+
+
 def pages(path: Path, count: int) -> None:
     """Ask for pages of 100 devices."""
     with Admin(path, actor="bench") as admin:
@@ -133,12 +147,15 @@ def main() -> None:
             *("token", "create", "--count", str(TOKENS), "--max-registrations", "1"),
             *("--out", str(Path(folder) / "tokens.csv"), *at),
         )
-        write_list(devices, count)
-        command(f"import of {count:,} devices", "device", "import", str(devices), *at)
+        imported = min(count, IMPORTED)
+        write_list(devices, imported)
+        command(f"import of {imported:,} devices", "device", "import", str(devices), *at)
+        copy(path, count // IMPORTED - 1)
+        print(f"with {max(count // IMPORTED, 1) * imported:,} devices:")
+        pages(path, count)
         if certificates:
             write_certificates(devices, certificates)
             command(f"import of {certificates:,} with certificates", "device", "import", str(devices), *at)
-        pages(path, count)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
         "and secret."),
     ),
     Reason.OTHER_KEY: (
-        "the device was provisioned before, and it did not prove the key that it had then",
-        "It must send a signing request (csr) made with the same key. If its key is new: somebody may pose as it.",
+        "the device has a key, of its factory or of the credentials before, and the request did not prove it",
+        "It must send a signing request (csr) made with that key. If its key is new: somebody may pose as it.",
     ),
     Reason.CLAIM_NEEDED: (
         "the device has a claim secret of its own, and the token's secret came instead of it",
