@@ -41,6 +41,7 @@ CLOSE_TIMEOUT_S: Final = 2.0
 _AUTHORITIES_CHANGED: Final = frozenset(
     {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
 )
+_CHAINS_CHANGED: Final = frozenset({EventKind.PROFILE_CREATED, EventKind.PROFILE_UPDATED})
 _SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
 MQTT: Final = Door("mqtt", "", lambda connection: connection)
 MQTTS: Final = Door("mqtts", "", lambda connection: connection)
@@ -90,7 +91,7 @@ class EmbeddedServer:
         signer = self._state.audit_signer(os.urandom)
         self._state.settle_authorities()
         self._authorities = self._state.authorities()
-        self._context: ssl.SSLContext | None = None
+        self._trust: tls.ClientTrust | None = None
         checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)
         self._responder = Responder(
             self._state.store,
@@ -116,19 +117,16 @@ class EmbeddedServer:
         return urls
 
     async def _open(self, loop: asyncio.AbstractEventLoop, checkpoints: CheckpointWriter) -> list[str]:
-        secure = any(port is not None for _, port in self._secure)
-        self._context = context = self._tls_context() if secure else None
         self.broker = EmbeddedBroker(
             self._responder,
             loop,
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
             max_connections=max(file_limit() - _SPARE_FILES, 1),
-            trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
             on_outcome=self._on_outcome,
         )
         self._responder.open_outbox(self._publish_event)
-        if context is not None:  # after the outbox took its place: no certificate is registered between the two
-            tls.trust(context, [self._authorities.certificates_pem, *self._responder.certificates()])
+        if any(port is not None for _, port in self._secure):  # after the outbox took its place: no change is missed
+            self._trust = self._client_trust()
         self._lists = PeriodicLists(
             self._state.certificate_lists(now_ms),
             now_s=time.monotonic,
@@ -149,28 +147,39 @@ class EmbeddedServer:
             raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
         self._listeners = Listeners(self.broker)
         plain = [await self._listen(door, port, None) for door, port in self._plain if port is not None]
-        return plain + [await self._listen(door, port, context) for door, port in self._secure if port is not None]
+        return plain + [await self._listen(door, port, self._trust) for door, port in self._secure if port is not None]
 
-    async def _listen(self, door: Door, port: int, context: ssl.SSLContext | None) -> str:
+    async def _listen(self, door: Door, port: int, trust: tls.ClientTrust | None) -> str:
         assert self._listeners is not None  # noqa: S101 - for the type checker: made before
         try:
-            return await self._listeners.open(door, self._host, port, context)
+            return await self._listeners.open(door, self._host, port, trust)
         except OSError as error:
             why = error.strerror or error
             raise BrokerError(f"cannot listen on {self._host}, port {port}: {why}; choose another port") from error
 
-    def _tls_context(self) -> ssl.SSLContext:
+    def _client_trust(self) -> tls.ClientTrust:
+        self._server_files = self._server_certificate()
+        self._authorities_pem = self._trusted_authorities()
+        try:
+            return tls.ClientTrust(self._tls_context, self._responder.knows_certificate)
+        except OSError as error:  # those of TLS are such, too
+            raise BrokerError(f"the TLS certificate {self._server_files[0]} cannot be used: {error}") from error
+
+    def _server_certificate(self) -> tuple[Path, Path]:
+        """Give the files of the broker's own certificate and private key; where there are none they are made."""
         settings, path = self._state.settings.tls, self._state.path
         if settings.certificate and settings.private_key:
-            certificate, key = path / settings.certificate, path / settings.private_key
-        elif settings.certificate or settings.private_key:
+            return path / settings.certificate, path / settings.private_key
+        if settings.certificate or settings.private_key:
             raise BrokerError("[tls] in mqttprov.toml needs both 'certificate' and 'private_key', or neither")
-        else:
-            certificate, key = self._made_certificate(path)
-        try:
-            return tls.server_context(certificate, key, required=settings.client_certificates == "required")
-        except (OSError, ssl.SSLError) as error:
-            raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
+        return self._made_certificate(path)
+
+    def _trusted_authorities(self) -> str:
+        return "".join([self._authorities.certificates_pem, *self._responder.chain_authorities()])
+
+    def _tls_context(self) -> ssl.SSLContext:
+        required = self._state.settings.tls.client_certificates == "required"
+        return tls.server_context(*self._server_files, self._authorities_pem, required=required)
 
     def _made_certificate(self, path: Path) -> tuple[Path, Path]:
         try:
@@ -185,23 +194,24 @@ class EmbeddedServer:
         return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
 
     def _publish_event(self, event: ChainedEvent) -> None:
-        if event.kind in _AUTHORITIES_CHANGED:
+        if event.kind in _AUTHORITIES_CHANGED or (event.kind in _CHAINS_CHANGED and self._trust is not None):
             self._take_up_authorities()
         self._lists.note(event)
         self.broker.publish_event(event)
 
     def _take_up_authorities(self) -> None:
         """Sign and trust as the store says now, without a restart; what cannot be taken up leaves all as it was."""
+        before = self._authorities
         try:
-            authorities = self._state.authorities()
-            if self._context is not None:
-                tls.trust(self._context, [authorities.certificates_pem])
-                changed = authorities.serving(now_ms()).key_id != self._authorities.serving(now_ms()).key_id
-                self._authorities = authorities
+            self._authorities = self._state.authorities()
+            if self._trust is not None:
+                changed = self._authorities.serving(now_ms()).key_id != before.serving(now_ms()).key_id
                 if changed and not self._state.settings.tls.certificate:
-                    self._context.load_cert_chain(*self._made_certificate(self._state.path))
-            self._authorities = authorities
+                    self._server_files = self._made_certificate(self._state.path)
+                self._authorities_pem = self._trusted_authorities()
+                self._trust.renew()
         except (StateError, StoreUnavailable, BrokerError, OSError) as error:
+            self._authorities = before
             _log.error("the certificate authorities were not taken up; restart after this is repaired: %s", error)
 
     def _tick(self) -> None:
