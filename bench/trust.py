@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def login(port: int, context: ssl.SSLContext, username: str | None) -> None:
             receive(sock, session, Connected)
 
 
-def register(port: int, token: IssuedToken, devices: dict[str, str | None]) -> dict[str, str]:
+def register(port: int, token: IssuedToken, devices: Mapping[str, str | None]) -> dict[str, str]:
     """Register devices on one provisioning session, with a certificate of their own or without; give what they got."""
     session = ClientSession(Connect("", version=ProtocolVersion.V5, username="provision"))
     got = {}
