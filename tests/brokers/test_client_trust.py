@@ -88,7 +88,7 @@ async def test_an_established_connection_is_not_looked_at(tls_broker: Running, t
     device = await tls_broker.login(None, tls=context(tls_broker, key, tmp_path))
     await device.publish("v1/devices/me/telemetry", bytes(100_000))
     trust = trust_of(tls_broker)
-    (connection,) = tls_broker.broker._by_principal[next(iter(tls_broker.broker._by_principal))]
+    (connection,) = (one for one in tls_broker.broker._connections if one.principal is not None)
     assert connection._transport is not None
     assert connection._transport.get_extra_info("ssl_object").context is trust._settled
     assert trust._settled is not trust._context

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import uvloop
 
@@ -25,7 +25,7 @@ from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.listeners import Door, Listeners
 from mqttprov.brokers.outcomes import Outcome
 from mqttprov.brokers.websocket import PATH, WebSocket
-from mqttprov.core.audit import ChainedEvent, EventKind
+from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.mqtt import ReasonCode
 from mqttprov.responder.certificate_lists import PeriodicLists
@@ -38,10 +38,6 @@ from mqttprov.store.protocol import StoreUnavailable
 OUTBOX_INTERVAL_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 2.0
-_AUTHORITIES_CHANGED: Final = frozenset(
-    {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
-)
-_CHAINS_CHANGED: Final = frozenset({EventKind.PROFILE_CREATED, EventKind.PROFILE_UPDATED})
 _SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
 MQTT: Final = Door("mqtt", "", lambda connection: connection)
 MQTTS: Final = Door("mqtts", "", lambda connection: connection)
@@ -194,7 +190,7 @@ class EmbeddedServer:
         return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
 
     def _publish_event(self, event: ChainedEvent) -> None:
-        if event.kind in _AUTHORITIES_CHANGED or (event.kind in _CHAINS_CHANGED and self._trust is not None):
+        if event.kind in tls.CHANGES_AUTHORITIES:
             self._take_up_authorities()
         self._lists.note(event)
         self.broker.publish_event(event)
@@ -290,7 +286,17 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
+class Server(Protocol):
+    """What `serve` runs."""
+
+    async def start(self) -> list[str]:
+        """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
+
+    async def stop(self) -> None:
+        """End it in order."""
+
+
+async def _serve(server: Server, on_listening: Callable[[list[str]], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -307,7 +313,7 @@ async def _serve(server: EmbeddedServer, on_listening: Callable[[list[str]], Non
     await server.stop()
 
 
-def serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
+def serve(server: Server, on_listening: Callable[[list[str]], None]) -> None:
     """Run broker and responder until SIGTERM or SIGINT; `on_listening` gets the URLs once. Raises `BrokerError`.
 
     The process is the broker's: what belongs to the process as a whole is set here, and nowhere else.

@@ -17,8 +17,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from mqttprov.core.audit import EventKind
 from mqttprov.pki.authority import Authority
 
+CHANGES_AUTHORITIES: Final = frozenset(
+    {
+        EventKind.AUTHORITY_CREATED,
+        EventKind.AUTHORITY_ROTATED,
+        EventKind.AUTHORITY_RETIRED,
+        EventKind.PROFILE_CREATED,
+        EventKind.PROFILE_UPDATED,
+    }
+)
 MAX_ANCHORS: Final = 64  # for a context: each costs it memory, and time in all its handshakes
 _HANDSHAKE: Final = 22  # RFC 8446 section 5.1
 _CERTIFICATE: Final = 11  # RFC 8446 section 4, RFC 5246 section 7.4
