@@ -71,6 +71,7 @@ class EmbeddedServer:
     async def start(self) -> list[str]:
         """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
+        self._trust: tls.ClientTrust | None = None
         self._run = ResponderRun(self._state, loop)
         self._listeners: Listeners | None = None
         try:
@@ -84,61 +85,71 @@ class EmbeddedServer:
         return urls
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> list[str]:
-        secure = any(port is not None for _, port in self._secure)
-        self._context = context = self._tls_context() if secure else None
         self.broker = EmbeddedBroker(
             self._run.responder,
             loop,
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
             max_connections=max(file_limit() - _SPARE_FILES, 1),
-            trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
             on_outcome=self._on_outcome,
         )
         try:
             await self._run.open(
-                self._publish_event, self.broker.publish_checkpoint, partial(settled, self.broker), self._trust
+                self._publish_event, self.broker.publish_checkpoint, partial(settled, self.broker), self._take_up
             )
         except OSError as error:
             raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
-        if context is not None:  # after the outbox took its place: no certificate is registered between the two
-            tls.trust(context, [self._run.authorities.certificates_pem, *self._run.responder.certificates()])
+        if any(port is not None for _, port in self._secure):  # after the outbox took its place: no change is missed
+            self._trust = self._client_trust()
         self._listeners = Listeners(self.broker)
         plain = [await self._listen(door, port, None) for door, port in self._plain if port is not None]
-        return plain + [await self._listen(door, port, context) for door, port in self._secure if port is not None]
+        return plain + [await self._listen(door, port, self._trust) for door, port in self._secure if port is not None]
 
-    async def _listen(self, door: Door, port: int, context: ssl.SSLContext | None) -> str:
+    async def _listen(self, door: Door, port: int, trust: tls.ClientTrust | None) -> str:
         assert self._listeners is not None  # noqa: S101 - for the type checker: made before
         try:
-            return await self._listeners.open(door, self._host, port, context)
+            return await self._listeners.open(door, self._host, port, trust)
         except OSError as error:
             why = error.strerror or error
             raise BrokerError(f"cannot listen on {self._host}, port {port}: {why}; choose another port") from error
 
-    def _tls_context(self) -> ssl.SSLContext:
+    def _client_trust(self) -> tls.ClientTrust:
+        self._server_files = self._server_certificate()
+        self._authorities_pem = self._trusted(self._run.authorities)
+        try:
+            return tls.ClientTrust(self._tls_context, self._run.responder.knows_certificate)
+        except OSError as error:  # those of TLS are such, too
+            raise BrokerError(f"the TLS certificate {self._server_files[0]} cannot be used: {error}") from error
+
+    def _server_certificate(self) -> tuple[Path, Path]:
+        """Give the files of the broker's own certificate and private key; where there are none they are made."""
         settings, path = self._state.settings.tls, self._state.path
         if settings.certificate and settings.private_key:
-            certificate, key = path / settings.certificate, path / settings.private_key
-        elif settings.certificate or settings.private_key:
+            return path / settings.certificate, path / settings.private_key
+        if settings.certificate or settings.private_key:
             raise BrokerError("[tls] in mqttprov.toml needs both 'certificate' and 'private_key', or neither")
-        else:
-            try:
-                certificate, key = self._made_certificate(self._run.authorities)
-            except (OSError, ValueError) as error:
-                raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
         try:
-            return tls.server_context(certificate, key, required=settings.client_certificates == "required")
-        except (OSError, ssl.SSLError) as error:
-            raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
+            return self._made_certificate(self._run.authorities)
+        except (OSError, ValueError) as error:
+            raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
+
+    def _trusted(self, authorities: Authorities) -> str:
+        return "".join([authorities.certificates_pem, *self._run.responder.chain_authorities()])
+
+    def _tls_context(self) -> ssl.SSLContext:
+        required = self._state.settings.tls.client_certificates == "required"
+        return tls.server_context(*self._server_files, self._authorities_pem, required=required)
 
     def _made_certificate(self, authorities: Authorities) -> tuple[Path, Path]:
         return tls.make_server_certificate(authorities.serving(now_ms()), self._host, self._state.path, now_ms())
 
-    def _trust(self, authorities: Authorities) -> None:
-        if self._context is not None:
-            tls.trust(self._context, [authorities.certificates_pem])
+    def _take_up(self, authorities: Authorities) -> None:
+        """Trust these authorities from now on, and show a certificate of the one that signs ours."""
+        if self._trust is not None:
             changed = authorities.serving(now_ms()).key_id != self._run.authorities.serving(now_ms()).key_id
             if changed and not self._state.settings.tls.certificate:
-                self._context.load_cert_chain(*self._made_certificate(authorities))
+                self._server_files = self._made_certificate(authorities)
+            self._authorities_pem = self._trusted(authorities)
+            self._trust.renew()
 
     def _publish_event(self, event: ChainedEvent) -> None:
         self.broker.publish_event(event)

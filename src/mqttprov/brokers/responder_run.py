@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mqttprov.brokers.bell import Bell
-from mqttprov.core.audit import ChainedEvent, EventKind
+from mqttprov.brokers.tls import CHANGES_AUTHORITIES
+from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.responder.authorities import Authorities
 from mqttprov.responder.certificate_lists import PeriodicLists
@@ -25,10 +26,6 @@ from mqttprov.store.protocol import StoreUnavailable
 
 OUTBOX_INTERVAL_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 15.0
-_AUTHORITIES_CHANGED: Final = frozenset(
-    {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
-)
-
 _log: Final = logging.getLogger(__name__)
 
 
@@ -113,7 +110,7 @@ class ResponderRun:
         return self.authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
 
     def _publish(self, event: ChainedEvent) -> None:
-        if event.kind in _AUTHORITIES_CHANGED:
+        if event.kind in CHANGES_AUTHORITIES:
             self.take_up_authorities()
         self._lists.note(event)
         self._publish_event(event)
