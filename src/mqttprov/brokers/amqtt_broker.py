@@ -107,10 +107,12 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
             for name, listener in self.listeners_config.items():
                 await self._listen(name, listener, trusts.get(name))
             self._run.start()
-        except OSError as error:
+        except BaseException as error:
             await self._end()
             self.transitions.starting_fail()
-            raise BrokerError(f"Broker instance can't be started: {error.strerror or error}") from error
+            if isinstance(error, OSError):
+                raise BrokerError(f"Broker instance can't be started: {error.strerror or error}") from error
+            raise
         self.transitions.starting_success()
         self._turn(loop)
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)

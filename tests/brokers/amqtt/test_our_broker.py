@@ -315,3 +315,4 @@ async def test_a_configuration_that_cannot_be_served_is_refused(
 
     with pytest.raises(BrokerError, match=why):
         await start()
+    assert not list((tmp_path / "state" / "run").glob("*.doorbell"))  # nothing of it is left behind
