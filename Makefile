@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench bench-brokers clean
 
 run: $(VENV)/.installed
 	$(BIN)/mqttprov demo
@@ -21,6 +21,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/registration.py
+
+bench-brokers: $(VENV)/.dev
+	$(BIN)/python bench/brokers.py
 
 $(VENV)/bin/python:
 	@tools/ensure-venv.sh $(PYTHON)
