@@ -1,0 +1,439 @@
+/* The plugin's entry and its callbacks. Who may what is decided in credentials.c and topics.c. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/x509.h>
+
+#include "gate.h"
+
+#define SESSION_LIFE_S 60    /* of a provisioning session, as with ThingsBoard */
+#define REQUEST_PATIENCE_S 5 /* for so long another connection may not take over a provisioning session's client id */
+#define MAX_REQUEST_BYTES 65536
+#define MAX_FIRST_LOGINS 65536
+#define MAX_REPLIED 256
+#define MAX_REFUSALS 64
+#define REFUSALS_EVERY_S 5
+
+/* A first login that the responder has not recorded yet; told again whenever a responder says hello. */
+struct first_login {
+	char place[ID_CHARS + 24]; /* "<device id> <generation>" */
+	char source[64];
+	UT_hash_handle hh;
+};
+
+static mosquitto_plugin_id_t *plugin_id;
+static struct first_login *first_logins;
+/* Client ids that were sent a reply in this turn of the broker's loop: what a plugin sends to a client id leaves in the
+ * next turn, and whoever connects with it until then would get it. */
+static char *replied[MAX_REPLIED];
+static size_t replied_count;
+static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
+static size_t refusal_count;
+static time_t refusals_told, swept;
+static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
+
+static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos, const char *key, const char *value)
+{
+	mosquitto_property *properties = NULL;
+	void *copy = size ? mosquitto_malloc(size) : NULL; /* not the _copy call: in 2.0 it uses another allocator */
+	if(size && !copy) return;
+	if(size) memcpy(copy, payload, size);
+	if(key && mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, key, value)){
+		mosquitto_free(copy);
+		return;
+	}
+	if(mosquitto_broker_publish(client_id, topic, (int)size, copy, qos, false, properties)){
+		mosquitto_property_free_all(&properties);
+		mosquitto_free(copy);
+	}
+}
+
+static void to_responder(const char *kind, const char *id, const void *payload, size_t size, const char *key, const char *value)
+{
+	char topic[64];
+	snprintf(topic, sizeof(topic), INTERNAL "%s/%s", kind, id);
+	publish(NULL, topic, payload, size, 1, key, value);
+}
+
+static const char *source_of(const struct mosquitto *client)
+{
+	const char *address = mosquitto_client_address(client);
+	return address ? address : "";
+}
+
+/* --- what the responder is told --- */
+
+static void tell_first_login(const struct first_login *login)
+{
+	to_responder("login", "first", login->place, strlen(login->place), "source", login->source);
+}
+
+static void note_first_login(const struct principal *who, const char *source)
+{
+	char place[sizeof(((struct first_login *)0)->place)];
+	struct first_login *login = NULL;
+	snprintf(place, sizeof(place), "%s %lld", who->device_id, (long long)who->generation);
+	HASH_FIND_STR(first_logins, place, login);
+	if(!login && HASH_COUNT(first_logins) < MAX_FIRST_LOGINS && (login = calloc(1, sizeof(*login)))){
+		memcpy(login->place, place, sizeof(place));
+		snprintf(login->source, sizeof(login->source), "%s", source);
+		HASH_ADD_STR(first_logins, place, login);
+	}
+	if(login) tell_first_login(login); /* else: its next login is a first one again */
+}
+
+static void tell_refusals(time_t now)
+{
+	static const char *const reasons[] = {"", "unknown", "wrong-password", "state", "unavailable"};
+	char count[16];
+	if(now - refusals_told < REFUSALS_EVERY_S && now >= refusals_told) return;
+	refusals_told = now;
+	for(size_t i = 0; i < refusal_count; i++){
+		int size = snprintf(count, sizeof(count), "%u", refusals[i].count);
+		to_responder("refused", reasons[refusals[i].reason], count, (size_t)size, "source", refusals[i].source);
+	}
+	refusal_count = 0;
+}
+
+static void note_refusal(const char *source, enum verdict reason)
+{
+	size_t i = 0;
+	if(reason == UNAVAILABLE) return; /* then there is nowhere to record it */
+	while(i < refusal_count && (refusals[i].reason != reason || strcmp(refusals[i].source, source))) i++;
+	if(i == MAX_REFUSALS) i--; /* sources beyond the bound are told together */
+	if(i == refusal_count){
+		snprintf(refusals[i].source, sizeof(refusals[i].source), "%s", source);
+		refusals[i].reason = reason;
+		refusals[i].count = 0;
+		refusal_count++;
+	}
+	refusals[i].count++;
+}
+
+/* --- connecting --- */
+
+static bool was_replied(const char *client_id)
+{
+	for(size_t i = 0; i < replied_count; i++) if(!strcmp(replied[i], client_id)) return true;
+	return replied_count == MAX_REPLIED;
+}
+
+/* Whether a provisioning session may begin under this client id, which many devices share. */
+static bool may_displace(const struct session *session, time_t now)
+{
+	if(session->who.role != ROLE_PROVISIONING) return false;
+	return now - session->since >= REQUEST_PATIENCE_S && !session->waiting;
+}
+
+static int let_in(struct mosquitto *client, struct principal *who, time_t now)
+{
+	const char *client_id = mosquitto_client_id(client);
+	char principal[288];
+	snprintf(principal, sizeof(principal), "%c:%s", "pdovr"[who->role], who->name ? who->name : "");
+	struct session *holder = session_by_client_id(client_id);
+	bool clean = mosquitto_client_clean_session(client);
+	if(who->role == ROLE_PROVISIONING && set_client_id){
+		char unique[HANDLE_CHARS + 12] = "provision-";
+		if(!random_hex(unique + 10, HANDLE_CHARS) || set_client_id(client, unique)) return MOSQ_ERR_AUTH;
+		client_id = mosquitto_client_id(client);
+		holder = NULL;
+	}
+	if(was_replied(client_id)) return MOSQ_ERR_AUTH;
+	if(holder && holder->client != client){
+		bool same = holder->who.role == who->role && who->role != ROLE_PROVISIONING && !strcmp(holder->who.name, who->name);
+		bool in_turn = who->role == ROLE_PROVISIONING && may_displace(holder, now);
+		if(!same && !in_turn) return MOSQ_ERR_AUTH;
+	}
+	/* A durable session holds messages: nobody else may resume it. A provisioning session must not outlive its connection. */
+	if(!client_id_is_free(client_id, principal) || (who->role == ROLE_PROVISIONING && !clean)) return MOSQ_ERR_AUTH;
+	if(clean) client_id_forget(client_id);
+	else if(!client_id_keep(client_id, principal)) return MOSQ_ERR_AUTH;
+	struct session *session = session_add(client, who);
+	if(!session) return MOSQ_ERR_AUTH;
+	snprintf(principal + 2, sizeof(principal) - 2, "%s", who->name ? who->name : session->handle);
+	memset(who, 0, sizeof(*who)); /* the session's now */
+	/* From here on the log and the access rules see the principal; no token reaches a log. */
+	if(mosquitto_set_username(client, principal)){
+		session_remove(session);
+		return MOSQ_ERR_AUTH;
+	}
+	if(session->who.first) note_first_login(&session->who, source_of(client));
+	return MOSQ_ERR_SUCCESS;
+}
+
+static int on_connect(int event, void *data, void *unused)
+{
+	struct mosquitto_evt_basic_auth *connect = data;
+	struct mosquitto *client = connect->client;
+	const char *client_id = mosquitto_client_id(client), *username = connect->username;
+	struct session *known = session_of(client);
+	struct principal who = {0};
+	time_t now = time(NULL);
+	(void)event, (void)unused;
+	tell_refusals(now);
+	if(known) return credentials_may_stay(&known->who) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_AUTH; /* the broker reloads */
+	if(!mosquitto_client_address(client)) return MOSQ_ERR_SUCCESS; /* it reloads: a durable session without connection */
+	if(!client_id) return MOSQ_ERR_AUTH;
+	if((username && !strcmp(username, "provision")) || !strcmp(client_id, "provision")){
+		who.role = ROLE_PROVISIONING;
+		return let_in(client, &who, now);
+	}
+	char fingerprint[65];
+	void *certificate = mosquitto_client_certificate(client);
+	bool presented = certificate && certificate_fingerprint(certificate, fingerprint);
+	if(certificate) X509_free(certificate);
+	struct attempt attempt = {client_id, username, connect->password, presented ? fingerprint : NULL};
+	enum verdict verdict = credentials_check(&attempt, &who);
+	if(verdict != LET_IN){
+		note_refusal(source_of(client), verdict);
+		return MOSQ_ERR_AUTH; /* one answer for every reason */
+	}
+	int result = let_in(client, &who, now);
+	principal_free(&who);
+	return result;
+}
+
+static int on_disconnect(int event, void *data, void *unused)
+{
+	struct session *session = session_of(((struct mosquitto_evt_disconnect *)data)->client);
+	(void)event, (void)unused;
+	if(session) session_remove(session);
+	return MOSQ_ERR_SUCCESS;
+}
+
+/* --- topics --- */
+
+static int on_access(int event, void *data, void *unused)
+{
+	struct mosquitto_evt_acl_check *check = data;
+	struct session *session = session_of(check->client);
+	bool allowed = false;
+	(void)event, (void)unused;
+	if(!session || !check->topic) return MOSQ_ERR_ACL_DENIED;
+	switch(check->access){
+		case MOSQ_ACL_READ:
+			allowed = may_receive(&session->who, check->topic);
+			break;
+		case MOSQ_ACL_WRITE:
+			allowed = may_publish(&session->who, check->topic);
+			break;
+		case MOSQ_ACL_SUBSCRIBE:
+			allowed = may_subscribe(&session->who, check->topic);
+			if(allowed && session->who.role == ROLE_PROVISIONING) session->response_qos = check->qos > 1 ? 1 : check->qos;
+			if(allowed && session->who.role == ROLE_DEVICE && is_own_topic(check->topic)){
+				allowed = session_subscribe(session, check->topic, check->qos);
+			}
+			break;
+		case MOSQ_ACL_UNSUBSCRIBE:
+			session_unsubscribe(session, check->topic);
+			allowed = true;
+			break;
+	}
+	return allowed ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
+}
+
+static void tell_device(const char *name, const char *topic, const struct mosquitto_evt_message *message)
+{
+	struct device *device = device_by_name(name);
+	for(struct session *s = device ? device->first : NULL; s; s = s->next_of_device){
+		int granted = session_granted(s, topic);
+		if(granted >= 0) publish(s->client_id, topic, message->payload, message->payloadlen, granted < message->qos ? granted : message->qos, NULL, NULL);
+	}
+}
+
+static void from_device(struct session *session, struct mosquitto_evt_message *message)
+{
+	char *inward = topic_inward(session->who.name, message->topic);
+	message->retain = false; /* nobody could ever read it there */
+	if(inward) publish(NULL, inward, message->payload, message->payloadlen, message->qos, NULL, NULL);
+	free(inward);
+	if(strstr(message->topic, "/rpc/request/") || strstr(message->topic, "/attributes/request/")){
+		to_responder("ask", session->handle, message->payload, message->payloadlen, "topic", message->topic);
+	}else if(strstr(message->topic, "/rpc/response/")){
+		to_responder("told", session->handle, message->payload, message->payloadlen, "topic", message->topic);
+	}
+}
+
+static int on_message(int event, void *data, void *unused)
+{
+	struct mosquitto_evt_message *message = data;
+	struct session *session = session_of(message->client);
+	(void)event, (void)unused;
+	if(!session || !message->topic) return MOSQ_ERR_ACL_DENIED;
+	if(session->who.role == ROLE_PROVISIONING){
+		if(session->waiting || message->retain || message->payloadlen > MAX_REQUEST_BYTES) return MOSQ_ERR_ACL_DENIED;
+		session->waiting = true;
+		to_responder("request", session->handle, message->payload, message->payloadlen, "source", source_of(message->client));
+	}else if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)){
+		from_device(session, message);
+	}else{
+		char *name = NULL, *outward = topic_outward(message->topic, &name);
+		if(outward) tell_device(name, outward, message);
+		free(outward);
+		free(name);
+	}
+	return MOSQ_ERR_SUCCESS; /* the original is routed to nobody but operators: see may_receive */
+}
+
+/* --- what the responder says --- */
+
+static void kick(struct session *session)
+{
+	char *client_id = strdup(session->client_id); /* the session ends with the call */
+	if(client_id) mosquitto_kick_client_by_clientid(client_id, false);
+	free(client_id);
+}
+
+static void kick_device(const char *id, long long below_generation)
+{
+	struct device *device = device_by_id(id);
+	struct session *session = device ? device->first : NULL;
+	while(session){
+		struct session *next = session->next_of_device;
+		if(!below_generation || session->who.generation < below_generation) kick(session);
+		session = next;
+	}
+}
+
+static void reply(const char *handle, const char *topic, const char *payload, size_t size)
+{
+	struct session *session = session_by_handle(handle);
+	if(!session) return; /* that connection is gone, and nobody else may have its reply */
+	if(session->who.role == ROLE_PROVISIONING && !topic && replied_count < MAX_REPLIED){
+		int qos = session->response_qos < 0 ? 1 : session->response_qos;
+		char *client_id = strdup(session->client_id);
+		if(!client_id) return;
+		replied[replied_count++] = client_id;
+		session->waiting = false;
+		session->since = time(NULL);
+		publish(session->client_id, RESPONSE_TOPIC, payload, size, qos, NULL, NULL);
+	}else if(session->who.role == ROLE_DEVICE && topic && is_own_topic(topic)){
+		int granted = session_granted(session, topic);
+		if(granted >= 0) publish(session->client_id, topic, payload, size, granted > 1 ? 1 : granted, NULL, NULL);
+	}
+}
+
+static void recorded(const char *place)
+{
+	struct first_login *login = NULL;
+	HASH_FIND_STR(first_logins, place, login);
+	if(login){
+		HASH_DEL(first_logins, login);
+		free(login);
+	}
+}
+
+static void hello(void)
+{
+	struct first_login *login, *next;
+	HASH_ITER(hh, first_logins, login, next) tell_first_login(login);
+}
+
+/* A command is one line of words; behind it, after a line feed, the payload of a message. */
+static int on_control(int event, void *data, void *unused)
+{
+	struct mosquitto_evt_control *control = data;
+	struct session *session = session_of(control->client);
+	char line[512], verb[16], first[64], second[400];
+	const char *payload = control->payloadlen ? memchr(control->payload, '\n', control->payloadlen) : NULL;
+	size_t length = payload ? (size_t)(payload - (const char *)control->payload) : control->payloadlen;
+	(void)event, (void)unused;
+	if(!session || session->who.role != ROLE_RESPONDER || length >= sizeof(line)) return MOSQ_ERR_SUCCESS;
+	memcpy(line, control->payload, length);
+	line[length] = '\0';
+	size_t size = payload ? control->payloadlen - length - 1 : 0;
+	payload = payload ? payload + 1 : "";
+	int words = sscanf(line, "%15s %63s %399[^\n]", verb, first, second);
+	if(words == 2 && !strcmp(verb, "reply")) reply(first, NULL, payload, size);
+	else if(words == 3 && !strcmp(verb, "send")) reply(first, second, payload, size);
+	else if(words == 3 && !strcmp(verb, "kick")) kick_device(first, atoll(second));
+	else if(words == 2 && !strcmp(verb, "end") && session_by_handle(first)) kick(session_by_handle(first));
+	else if(words == 3 && !strcmp(verb, "recorded")) recorded(line + strlen("recorded "));
+	else if(words == 1 && !strcmp(verb, "hello")) hello();
+	else mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: a command of the responder is not understood; update both together");
+	return MOSQ_ERR_SUCCESS;
+}
+
+static int on_tick(int event, void *data, void *unused)
+{
+	time_t now = time(NULL);
+	(void)event, (void)data, (void)unused;
+	while(replied_count) free(replied[--replied_count]);
+	if(now == swept) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
+	swept = now;
+	tell_refusals(now);
+	struct session *next;
+	for(struct session *session = session_next(NULL); session; session = next){
+		next = session_next(session);
+		if(session->who.role == ROLE_PROVISIONING && now - session->since > SESSION_LIFE_S) kick(session);
+	}
+	return MOSQ_ERR_SUCCESS;
+}
+
+static int on_reload(int event, void *data, void *unused)
+{
+	(void)event, (void)data, (void)unused;
+	return MOSQ_ERR_SUCCESS;
+}
+
+/* --- the plugin --- */
+
+static const struct { int event; MOSQ_FUNC_generic_callback callback; const char *data; } callbacks[] = {
+	{MOSQ_EVT_RELOAD, on_reload, NULL}, {MOSQ_EVT_BASIC_AUTH, on_connect, NULL}, {MOSQ_EVT_DISCONNECT, on_disconnect, NULL},
+	{MOSQ_EVT_ACL_CHECK, on_access, NULL}, {MOSQ_EVT_MESSAGE, on_message, NULL}, {MOSQ_EVT_TICK, on_tick, NULL},
+	{MOSQ_EVT_CONTROL, on_control, CONTROL_TOPIC},
+};
+#define EXPORTED __attribute__((visibility("default")))
+#define CALLBACKS (sizeof(callbacks) / sizeof(*callbacks))
+
+EXPORTED int mosquitto_plugin_version(int count, const int *versions)
+{
+	for(int i = 0; i < count; i++) if(versions[i] == 5) return 5;
+	return -1;
+}
+
+EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unused, struct mosquitto_opt *options, int count)
+{
+	const char *database = NULL, *pepper = NULL, *responder = NULL;
+	(void)unused;
+	plugin_id = identifier;
+	for(int i = 0; i < count; i++){
+		if(!strcmp(options[i].key, "database")) database = options[i].value;
+		else if(!strcmp(options[i].key, "pepper_file")) pepper = options[i].value;
+		else if(!strcmp(options[i].key, "responder_file")) responder = options[i].value;
+	}
+	if(!database || !pepper || !responder){
+		mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: plugin_opt_database, plugin_opt_pepper_file and plugin_opt_responder_file are needed");
+		return MOSQ_ERR_INVAL;
+	}
+	if(!credentials_open(database, pepper, responder)) return MOSQ_ERR_INVAL;
+	*(void **)&set_client_id = dlsym(RTLD_DEFAULT, "mosquitto_set_clientid");
+	if(!set_client_id){
+		mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: this Mosquitto cannot tell apart devices that share a client id:"
+			" those that provision as `provision` do so one after another; 2.1 serves them at once");
+	}
+	for(size_t i = 0; i < CALLBACKS; i++){
+		int result = mosquitto_callback_register(identifier, callbacks[i].event, callbacks[i].callback, callbacks[i].data, NULL);
+		if(result) return result;
+	}
+	return MOSQ_ERR_SUCCESS;
+}
+
+EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *options, int count)
+{
+	(void)unused, (void)options, (void)count;
+	for(size_t i = 0; i < CALLBACKS; i++){
+		mosquitto_callback_unregister(plugin_id, callbacks[i].event, callbacks[i].callback, callbacks[i].data);
+	}
+	struct first_login *login, *next;
+	HASH_ITER(hh, first_logins, login, next){
+		HASH_DEL(first_logins, login);
+		free(login);
+	}
+	while(replied_count) free(replied[--replied_count]);
+	sessions_clear();
+	credentials_close();
+	return MOSQ_ERR_SUCCESS;
+}
