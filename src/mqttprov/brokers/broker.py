@@ -32,6 +32,7 @@ from mqttprov.core.permissions import (
 from mqttprov.core.requests import Granted, Outcome
 from mqttprov.mqtt import (
     EMPTY_PROPERTIES,
+    Message,
     Properties,
     ProtocolError,
     Publish,
@@ -41,6 +42,7 @@ from mqttprov.mqtt import (
     SubscriptionTree,
     TopicError,
     Unsubscribe,
+    Verdict,
     is_shared,
     validate_topic_filter,
 )
@@ -179,7 +181,7 @@ class EmbeddedBroker:
         if principal.role is Role.DEVICE:
             answer = automatic_answer(publish.topic, publish.payload, self.limits, principal.labels)
             if answer is not None and connection in self._tree.match(inward(principal, answer[0])):
-                session.publish(answer[0], answer[1], min(publish.qos, 1))
+                session.publish(Message(*answer), min(publish.qos, 1))
             self.farewells.heard(connection, publish.topic, publish.payload)
 
     def _route(
@@ -197,17 +199,13 @@ class EmbeddedBroker:
         principal = receiver.principal
         if principal is None:
             return
-        taken = receiver.session.publish(outward(principal, inner), payload, qos, properties=properties)
-        if not taken and qos and not receiver.session.closed and self._is_full(receiver, len(payload)):
+        message = Message(outward(principal, inner), payload, properties=properties, arrived_s=self.now_s())
+        verdict = receiver.session.publish(message, qos, now_s=message.arrived_s)
+        if verdict is Verdict.FULL and qos:
             # A message of QoS 1 must not be lost silently: the session ends, and with it the promise.
             _log.warning("%s %s reads too slowly; its session is ended", principal.role, principal.name)
             self._loop.call_soon(receiver.end, ReasonCode.QUOTA_EXCEEDED)
         self.dirty.add(receiver)
-
-    def _is_full(self, receiver: Connection, size_bytes: int) -> bool:
-        pending, limits = receiver.session.pending, self.limits
-        held = pending.queued_bytes + pending.output_bytes + size_bytes
-        return pending.queued_messages >= limits.max_queued_messages or held > limits.max_queued_bytes // 2
 
     def call(self, connections: Iterable[Connection], number: int, payload: bytes) -> list[Connection]:
         """Call a procedure of a device on those of its sessions that listen to calls; give them."""

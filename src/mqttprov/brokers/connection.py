@@ -16,6 +16,7 @@ from mqttprov.core.requests import Outcome
 from mqttprov.mqtt import (
     Connect,
     ConnectReceived,
+    Message,
     ProtocolVersion,
     ProtocolViolated,
     Publish,
@@ -263,7 +264,7 @@ class Connection(asyncio.Protocol):
             if publish.packet_id is not None:
                 self.session.acknowledge(publish.packet_id)  # before the response (thingsboard.md rule 6)
             qos = 1 if self._response_qos is None else self._response_qos
-            self.session.publish(RESPONSE_TOPIC, payload, qos)
+            self.session.publish(Message(RESPONSE_TOPIC, payload), qos)
             self._deadline_s = self._broker.now_s() + PROVISIONING_TIMEOUT_S
             self._broker.dirty.add(self)
             self._broker.flush_soon()
