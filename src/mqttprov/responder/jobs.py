@@ -53,12 +53,16 @@ class LoginJob(msgspec.Struct):
 
 
 class ActivationJob(msgspec.Struct):
-    """The first login with a generation. `done` gets whether the login still stands; None: it could not be recorded."""
+    """The first login with a generation. `done` gets whether the login still stands; None: it could not be recorded.
+
+    With a `device_id` the name must still be that device's.
+    """
 
     fold: str
     generation: int
     source: str
     done: Callable[[bool | None], None]
+    device_id: str | None = None
 
 
 class LimitedJob(msgspec.Struct):
@@ -221,7 +225,9 @@ class BatchProcessor:
                         events.append(decision.event)
                         deliveries.append((job.done, decision.outcome))
                     case ActivationJob():
-                        activation = activate(job.fold, job.generation, facts, now_ms=now_ms, source=job.source)
+                        activation = activate(
+                            job.fold, job.generation, facts, now_ms=now_ms, source=job.source, device_id=job.device_id
+                        )
                         effects.extend(activation.effects)
                         if activation.event:
                             events.append(activation.event)
