@@ -42,6 +42,7 @@ static struct replied *replied;
 static unsigned round_number;
 static size_t responders;
 static bool more_to_tell;
+static unsigned ticks_to_round; /* 0: no round is due */
 static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
 static size_t refusal_count;
 static time_t refusals_told, seen_told, round_began, swept;
@@ -304,7 +305,7 @@ static int on_disconnect(int event, void *data, void *unused)
 	if(!session) return MOSQ_ERR_SUCCESS;
 	if(session->who.role == ROLE_RESPONDER){
 		responders--;
-		new_round(time(NULL)); /* what it had not settled is for the others */
+		ticks_to_round = 2; /* what it had not settled is for the others; in this turn the broker still counts on it */
 	}
 	session_remove(session);
 	return MOSQ_ERR_SUCCESS;
@@ -516,6 +517,7 @@ static int on_tick(int event, void *data, void *unused)
 	time_t now = time(NULL);
 	(void)event, (void)data, (void)unused;
 	forget_replied();
+	if(ticks_to_round && !--ticks_to_round) new_round(now);
 	if(now == swept && !more_to_tell) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
 	if(more_to_tell) tell_unsettled();
 	if(now == swept) return MOSQ_ERR_SUCCESS;

@@ -164,7 +164,7 @@ class Link(asyncio.Protocol):
         return self.publish(CONTROL_TOPIC, line.encode())
 
     def publish(self, topic: str, payload: bytes) -> "asyncio.Future[ReasonCode]":
-        """Publish with QoS 1; gives the broker's answer. Raises `LinkLost`, and LimitReachedError if it takes no more."""
+        """Publish with QoS 1; give the broker's answer. Raises `LinkLost`, LimitReachedError if it takes no more."""
         self._require_open()
         packet_id = self._session.publish(topic, payload, 1)
         assert packet_id is not None  # noqa: S101 - QoS 1 has one

@@ -32,6 +32,7 @@ from mqttprov.mqtt import Publish
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
+from mqttprov.store.protocol import StoreUnavailable
 
 TICK_S: Final = 0.1
 GOODBYE_TIMEOUT_S: Final = 2.0
@@ -91,6 +92,7 @@ class Sidecar:
         self._password = password
         self._bell: Bell | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it cannot go on
 
     async def start(self) -> None:
         """Connect, however long the broker takes to be there. Raises `BrokerError` and `StateError`."""
@@ -166,6 +168,11 @@ class Sidecar:
     async def _tick(self) -> None:
         while True:
             self._responder.tick()
+            try:
+                self._state.store.check()
+            except StoreUnavailable as error:  # nothing heals it but a new start, on whatever file is there then
+                self.failed.set_result(str(error))
+                return
             await asyncio.sleep(TICK_S)
 
     async def stop(self) -> None:
@@ -221,9 +228,12 @@ async def _respond(
     gc.set_threshold(20_000, 20, 20)
     # The writer thread needs the interpreter only for moments between two steps of SQLite.
     sys.setswitchinterval(0.001)
-    await stop.wait()
+    await asyncio.wait({stopping, sidecar.failed}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
     _log.info("stopping")
     await sidecar.stop()
+    if sidecar.failed.done():
+        raise BrokerError(sidecar.failed.result())
 
 
 def respond(
