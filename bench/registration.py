@@ -86,7 +86,7 @@ def _started(target: str, folder: Path) -> Iterator[Target]:
         with _process([sys.executable, str(HERE / "do_nothing.py")]) as (process, url):
             yield Target(_port(url), process.pid)
     else:
-        command = [str(AMQTT / "bin" / "python"), str(HERE / "stock_amqtt.py"), str(_free_port()), str(folder / "a.db")]
+        command = [str(AMQTT / "bin" / "python"), str(HERE / "stock_amqtt.py"), str(free_port()), str(folder / "a.db")]
         with _process(command) as (process, url):
             yield Target(_port(url), process.pid)
 
@@ -95,7 +95,8 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
