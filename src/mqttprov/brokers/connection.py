@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Handle one read: all its packets, then one write."""
         self._seen_s = self._broker.now_s()
-        self._handle(self.session.receive(data))
+        self._handle(self.session.receive(data, self._seen_s))
         if self._pending_requests and not self.session.closed:
             # The reply is a commit away: what is owed until then (SUBACK) leaves in the same segment.
             self._broker.dirty.discard(self)

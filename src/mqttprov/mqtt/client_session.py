@@ -6,7 +6,8 @@ The driver's duties: write `take_output()` after every call and close when `clos
 `ping()` when nothing was written for `keep_alive_s`, and give the connection up if `ping_outstanding` stays true.
 
 States: CONNECTING -> CONNECTED -> CLOSED. Packets may follow CONNECT at once (MQTT 5 section 3.1.4), before
-the server's limits are known; once they are, they hold. What goes on from an earlier connection waits for CONNACK.
+the server's limits are known; once they are, they hold. In MQTT 5, messages of QoS 1 and 2 wait for CONNACK, because
+Receive Maximum is in it; so does what goes on from an earlier connection.
 """
 
 from collections.abc import Callable, Sequence
@@ -131,7 +132,8 @@ class ClientSession:
         self._output.put(encode(connect, connect.version))
         if state is not None and connect.clean_start:
             raise ValueError("a client that starts clean goes on with nothing: leave clean start or state out")
-        window = 0 if state is not None and not state.is_empty else MAX_PACKET_ID
+        knows_window = connect.version is not _V5 and (state is None or state.is_empty)
+        window = MAX_PACKET_ID if knows_window else 0  # until CONNACK
         state = state or DeliveryState(max_queued_messages, max_queued_bytes)
         self._sender = Sender(state, self._output, connect.version, window, MAX_REMAINING_LENGTH)
 
