@@ -40,6 +40,7 @@ from mqttprov.core.facts import (
 from mqttprov.core.model import Credential, Device, OperatorRole, Profile
 from mqttprov.core.names import fold
 from mqttprov.store.protocol import Conflict, LimitExceeded, NewToken, StoreUnavailable, TokenRow
+from mqttprov.store.sqlite_file import OpenedFile
 from mqttprov.store.sqlite_reader import (
     STATEMENTS,
     SqliteReader,
@@ -134,7 +135,7 @@ class SqliteStore:
                                                check_same_thread=False, cached_statements=128)  # fmt: skip
             try:
                 self._prepare(create=create)
-                self._file = path.stat()
+                self._file = OpenedFile(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -181,19 +182,8 @@ class SqliteStore:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     def check(self) -> None:
-        """See that the file is still the one that was opened: what is written to another one is lost with us.
-
-        Raises `StoreUnavailable`.
-        """
-        try:
-            is_same = os.path.samestat(self._file, self.path.stat())
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise StoreUnavailable(
-                f"the database {self.path} was removed or replaced while it was open; end all that runs on it, put the "
-                "right file there and start again"
-            )
+        """See that the file is still the one that was opened. Raises `StoreUnavailable`."""
+        self._file.check()
 
     @contextmanager
     def write(self) -> Iterator["SqliteTransaction"]:
