@@ -59,7 +59,7 @@ def test_a_file_that_was_replaced_takes_no_writes(tmp_path: Path) -> None:
     path.rename(aside)
     with pytest.raises(StoreUnavailable, match="removed or replaced"), store.write() as transaction:
         transaction.append([event])
-    SqliteStore(path, create=True).close()
+    path.write_bytes(b"garbage")
     with pytest.raises(StoreUnavailable, match="removed or replaced"), store.write() as transaction:
         transaction.append([event])
     aside.rename(path)

@@ -21,6 +21,6 @@ class OpenedFile:
             is_same = False
         if not is_same:
             raise StoreUnavailable(
-                f"the database {self._path} was removed or replaced while it was open; end all that runs on it, put the "
-                "right file there and start again"
+                f"the database {self._path} was removed or replaced while it was open; end all that runs on it, put "
+                "the right file there and start again"
             )
