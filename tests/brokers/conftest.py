@@ -1,10 +1,13 @@
 """Fixtures for the tests of `mqttprov.brokers`: a broker of its own for each test, and a log that must stay clean."""
 
+import gc
 import logging
-from collections.abc import AsyncIterator, Iterator
+import warnings
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.brokers.factory import Factory
 from tests.brokers.harness import Running, running
 
 
@@ -41,3 +44,37 @@ async def tls_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
     """Run a broker with a plain and a TLS listener."""
     async with running(tmp_path / "state", tls=True) as one:
         yield one
+
+
+@pytest.fixture
+async def ws_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run a broker with all listeners: plain and TLS, with and without WebSockets."""
+    async with running(tmp_path / "state", tls=True, ws=True) as one:
+        yield one
+
+
+@pytest.fixture
+def factory(tls_broker: Running, tmp_path: Path) -> Factory:
+    """Give a factory beside a broker with TLS."""
+    return Factory(tls_broker, tmp_path)
+
+
+def _runs_amqtt(item: pytest.Item) -> bool:
+    return "amqtt" in item.nodeid
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bear with sockets that amqtt's own broker leaves to the garbage collector."""
+    for item in items:
+        if _runs_amqtt(item):
+            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Collect them before the next test, which would be blamed for them."""
+    yield
+    if _runs_amqtt(item):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

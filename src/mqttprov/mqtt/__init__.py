@@ -51,9 +51,10 @@ from mqttprov.mqtt.packets import (
 )
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
+from mqttprov.mqtt.retained_store import Retained, RetainedLimits, RetainedStore
 from mqttprov.mqtt.server_policy import SESSION_NEVER_EXPIRES, PendingCounts, ServerLimits
 from mqttprov.mqtt.server_session import ServerSession
-from mqttprov.mqtt.subscription_tree import SubscriptionTree
+from mqttprov.mqtt.subscription_tree import Grant, SubscriptionTree, grant, split_shared
 from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_topic_filter, validate_topic_name
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "DeliveryState",
     "Disconnect",
     "Disconnected",
+    "Grant",
     "LimitReachedError",
     "Message",
     "MessageDelivered",
@@ -91,6 +93,9 @@ __all__ = [
     "Pubrel",
     "ReasonCode",
     "Refused",
+    "Retained",
+    "RetainedLimits",
+    "RetainedStore",
     "ServerEvent",
     "ServerLimits",
     "ServerSession",
@@ -110,7 +115,9 @@ __all__ = [
     "Will",
     "connack_return_code",
     "encode",
+    "grant",
     "is_shared",
+    "split_shared",
     "topic_matches",
     "validate_topic_filter",
     "validate_topic_name",
