@@ -70,9 +70,9 @@ def started(name: str, folder: Path, known: Known | None = None) -> Iterator[Tar
     elif name == "do-nothing":
         command = [sys.executable, str(HERE / "do_nothing.py")]
     elif name == "stock amqtt":
-        command = [sys.executable, str(HERE / "stock_amqtt.py"), str(_free_port()), str(folder / "a.db")]
+        command = [sys.executable, str(HERE / "stock_amqtt.py"), str(free_port()), str(folder / "a.db")]
     elif name == "amqtt plugin":
-        command = [sys.executable, str(HERE / "amqtt_with_plugin.py"), str(_free_port()), str(folder / "state")]
+        command = [sys.executable, str(HERE / "amqtt_with_plugin.py"), str(free_port()), str(folder / "state")]
     else:
         with _mosquitto(folder) as target:
             yield target
@@ -92,7 +92,7 @@ def mosquitto_program() -> str | None:
 
 @contextmanager
 def _mosquitto(folder: Path) -> Iterator[Target]:
-    program, port = mosquitto_program(), _free_port()
+    program, port = mosquitto_program(), free_port()
     assert program is not None
     configuration = folder / "mosquitto.conf"
     configuration.write_text(_MOSQUITTO.format(port=port))
@@ -129,7 +129,8 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

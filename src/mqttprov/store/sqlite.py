@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.store.protocol import StoreUnavailable
+from mqttprov.store.sqlite_file import OpenedFile
 from mqttprov.store.sqlite_reader import (
     SqliteReader,
 )
@@ -70,6 +71,7 @@ class SqliteStore:
                                                check_same_thread=False, cached_statements=128)  # fmt: skip
             try:
                 self._prepare(create=create)
+                self._file = OpenedFile(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -115,10 +117,15 @@ class SqliteStore:
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
+    def check(self) -> None:
+        """See that the file is still the one that was opened. Raises `StoreUnavailable`."""
+        self._file.check()
+
     @contextmanager
     def write(self) -> Iterator["SqliteTransaction"]:
         """Begin the write transaction (`Store.write`)."""
         with self._lock, translated(self.path):
+            self.check()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield SqliteTransaction(self._connection, self.path)
