@@ -13,7 +13,8 @@ from mqttprov.cli.state import JsonOption, StateOption, opened
 from mqttprov.responder.state_directory import ServeSettings
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether nothing on a network can reach a listener on this host."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -23,7 +24,7 @@ def _is_loopback(host: str) -> bool:
 def safe_ports(ports: ServeSettings, *, insecure: bool) -> ServeSettings:
     """Give the ports less those of plain listeners off loopback: secrets leave the machine only over TLS."""
     host = ports.host
-    if insecure or _is_loopback(host):
+    if insecure or is_loopback(host):
         return ports
     if ports.tls_port is None and ports.wss_port is None:
         raise Failure(

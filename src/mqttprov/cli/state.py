@@ -22,6 +22,13 @@ _HELP: Final = f"State directory; else ${ENVIRONMENT}, else ./{_DEFAULT}."
 StateOption = Annotated[Path | None, typer.Option("--state", metavar="DIR", help=_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+OwnTopicsOption = Annotated[
+    bool,
+    typer.Option(
+        "--own-topics", help="Topics that name client and device, for brokers that route by topic (RabbitMQ)."
+    ),
+]
+
 _before_the_verb: list[Path | None] = [None]
 
 
