@@ -23,7 +23,7 @@ MOUNTED_RESPONSE: Final = "//provision/response"
 REQUEST_FILTERS: Final = (f"{REQUESTS}+", f"{MOUNTS}+{MOUNTED_REQUEST}")
 
 _ME: Final = ("v1/devices/me/", "v1/gateway/")
-_PRIVATE: Final = (REQUESTS, RESPONSES, MOUNTS)
+_PRIVATE: Final = (REQUESTS, RESPONSES, MOUNTS, "/provision/")
 # 22 characters of 62 or more are 131 bits. No other characters, as RabbitMQ takes '.' and '/' for the same.
 _UNGUESSABLE: Final = re.compile(r"[A-Za-z0-9_-]{22,128}")
 

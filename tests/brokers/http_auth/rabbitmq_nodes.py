@@ -103,19 +103,20 @@ class Node:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, questions: str) -> Iterator[tuple[Node, Node]]:
-    """Give two joined nodes that ask at this URL; they are gone afterwards."""
+def cluster(folder: Path, questions: str, mqtt_ports: tuple[int, int]) -> Iterator[None]:
+    """Run two joined nodes that ask at this URL; they are gone afterwards."""
     cookie = folder / ".erlang.cookie"
     cookie.write_text(secrets.token_hex(16))
     cookie.chmod(0o400)
     (folder / "enabled_plugins").write_text("[rabbitmq_mqtt,rabbitmq_auth_backend_http].\n")
-    mapper_port, first, second = free_ports(3)
+    (mapper_port,) = free_ports(1)
     mapper = subprocess.Popen(["epmd", "-port", str(mapper_port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL)
-    nodes = Node("one", folder, first, questions, mapper_port), Node("two", folder, second, questions, mapper_port)
+    names = ("one", "two")
+    nodes = [Node(name, folder, port, questions, mapper_port) for name, port in zip(names, mqtt_ports, strict=True)]
     try:
         for node in nodes:
             node.start()
-        yield nodes
+        yield
     finally:
         for node in nodes:
             node.stop()
