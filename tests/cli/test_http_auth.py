@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -73,11 +74,14 @@ def test_a_port_that_is_taken_is_told(state: Path, tmp_path: Path) -> None:
     assert "cannot listen on" in result.err
 
 
-def test_without_the_extra_it_says_what_to_install(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_what_to_install(state: Path) -> None:
     """Starlette and uvicorn are for those who need them."""
-    for name in [name for name in sys.modules if name.startswith(("starlette", "mqttprov.brokers.http_auth."))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    result = mqttprov("http-auth", "--state", str(state), "--listen", "127.0.0.1:0")
-    assert result.status == 2
-    assert "pip install 'mqttprov[http]'" in result.err
+    program = (
+        "import sys; sys.modules['uvicorn'] = None; from mqttprov.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    arguments = ["http-auth", "--state", str(state), "--listen", "127.0.0.1:0"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 2
+    assert "pip install 'mqttprov[http]'" in result.stderr

@@ -3,7 +3,7 @@
 import ssl
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_json, log_to_stderr, say
 from mqttprov.cli.serve import is_loopback
 from mqttprov.cli.state import JsonOption, StateOption, opened
+from mqttprov.responder.state_directory import StateDirectory
+
+if TYPE_CHECKING:
+    from mqttprov.brokers.http_auth.link import BrokerAddress
 
 
 def http_auth(
@@ -39,7 +43,7 @@ def http_auth(
     first start. With --json the first line on stdout is {"listening": URL, "secretFile": FILE}.
     """
     try:
-        from mqttprov.brokers.http_auth import server  # noqa: PLC0415 - it needs an extra
+        import mqttprov.brokers.http_auth.server  # noqa: F401, PLC0415 - what it needs is in an extra
         from mqttprov.brokers.http_auth.link import BrokerAddress, parse_broker  # noqa: PLC0415 - no other verb needs it
     except ModuleNotFoundError as error:
         raise Failure(
@@ -60,27 +64,45 @@ def http_auth(
             broker_host, broker_port, with_tls = parse_broker(broker)
         except ValueError as error:
             raise Failure(str(error), Exit.USAGE) from error
+        _refuse_plain(broker_host, with_tls=with_tls, insecure=insecure)
         address = BrokerAddress(broker_host, broker_port, _context(broker_ca) if with_tls else None)
-        if not with_tls and not insecure and not is_loopback(broker_host):
-            raise Failure(
-                f"{broker_host} is not a loopback address; give mqtts:// (or --insecure, if the network is your own)",
-                Exit.USAGE,
-            )
     with opened(state) as directory:
-        log_to_stderr()
-        secret_file = directory.path / server.SECRET_FILE
-
-        def on_listening(url: str) -> None:
-            if json:
-                emit_json({"listening": url, "secretFile": str(secret_file)})
-            say(f"listening on {url}; paths begin with the secret in {secret_file}")
-
-        try:
-            files = None if certificate is None else server.Certificate(*certificate)
-            server.serve(directory, host, port, certificate=files, broker=address, on_listening=on_listening)
-        except server.HttpAuthError as error:
-            raise Failure(str(error), Exit.UNAVAILABLE) from error
+        _serve(directory, host, port, certificate, address, json=json)
     sys.stdout.flush()
+
+
+def _serve(
+    directory: StateDirectory,
+    host: str,
+    port: int,
+    certificate: tuple[Path, Path] | None,
+    broker: "BrokerAddress | None",
+    *,
+    json: bool,
+) -> None:
+    from mqttprov.brokers.http_auth import server  # noqa: PLC0415 - it needs an extra
+
+    log_to_stderr()
+    secret_file = directory.path / server.SECRET_FILE
+
+    def on_listening(url: str) -> None:
+        if json:
+            emit_json({"listening": url, "secretFile": str(secret_file)})
+        say(f"listening on {url}; paths begin with the secret in {secret_file}")
+
+    try:
+        files = None if certificate is None else server.Certificate(*certificate)
+        server.serve(directory, host, port, certificate=files, broker=broker, on_listening=on_listening)
+    except server.HttpAuthError as error:
+        raise Failure(str(error), Exit.UNAVAILABLE) from error
+
+
+def _refuse_plain(broker_host: str, *, with_tls: bool, insecure: bool) -> None:
+    if not with_tls and not insecure and not is_loopback(broker_host):
+        raise Failure(
+            f"{broker_host} is not a loopback address; give mqtts:// (or --insecure, if the network is your own)",
+            Exit.USAGE,
+        )
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -11,7 +11,8 @@ import uvicorn
 from tests.brokers.http_auth.conftest import Front
 
 from mqttprov.brokers.http_auth import app as app_module
-from mqttprov.brokers.http_auth.app import MAX_BODY_BYTES, Desks
+from mqttprov.brokers.http_auth.app import MAX_BODY_BYTES
+from mqttprov.brokers.http_auth.server import listener_settings
 
 SECRET = "the-secret-in-the-path-0123"
 LOGIN = urlencode({"username": "provision", "password": "", "vhost": "/", "client_id": "an-id-that-nobody-guesses-1"})
@@ -46,11 +47,9 @@ class Site:
 async def site(front: Front) -> AsyncIterator[Site]:
     """Serve the application on a free port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    application = Desks(front.desk, SECRET).application()
-    config = uvicorn.Config(application, http="h11", ws="none", lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(listener_settings(front.desk, SECRET, None))
     task = asyncio.create_task(server._serve([listener]))  # without its signal handlers, which are the test runner's
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110 - it has no event to wait for
         await asyncio.sleep(0)
     yield Site(listener.getsockname()[1])
     server.should_exit = True

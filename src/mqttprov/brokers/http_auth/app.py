@@ -74,9 +74,12 @@ class Desks:
 
 
 async def _body(request: Request) -> bytes:
-    body = bytearray()
+    """Read the body. One that is too large is read to its end and forgotten: else the refusal would not get through."""
+    body, length = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise Unreadable(f"its body has more than {MAX_BODY_BYTES} bytes")
+        length += len(chunk)
+        if length <= MAX_BODY_BYTES:
+            body += chunk
+    if length > MAX_BODY_BYTES:
+        raise Unreadable(f"its body has more than {MAX_BODY_BYTES} bytes")
     return bytes(body)

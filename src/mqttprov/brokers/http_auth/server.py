@@ -75,6 +75,27 @@ def path_secret(state: Path) -> str:
     return secret
 
 
+def listener_settings(desk: Desk, secret: str, certificate: Certificate | None) -> uvicorn.Config:
+    """Give how the listener is run: what it takes is bounded, and what it logs holds no path."""
+    logging.getLogger("uvicorn.access").disabled = True  # paths hold the secret, whoever listens to the log
+    return uvicorn.Config(
+        Desks(desk, secret).application(),
+        http="h11",  # the one that bounds headers
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
+        timeout_graceful_shutdown=int(DRAIN_TIMEOUT_S),
+        ssl_certfile=None if certificate is None else certificate.chain,
+        ssl_keyfile=None if certificate is None else certificate.private_key,
+    )
+
+
 class HttpAuthServer:
     """The listener and what is behind it, within a running event loop."""
 
@@ -157,23 +178,7 @@ class HttpAuthServer:
             await asyncio.sleep(0 if more else TICK_S)
 
     async def _serve(self, desk: Desk, listener: socket.socket) -> None:
-        files = self._certificate
-        config = uvicorn.Config(
-            Desks(desk, self._secret).application(),
-            http="h11",  # the one that bounds headers
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # paths hold the secret
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            timeout_keep_alive=IDLE_TIMEOUT_S,
-            timeout_graceful_shutdown=int(DRAIN_TIMEOUT_S),
-            ssl_certfile=None if files is None else files.chain,
-            ssl_keyfile=None if files is None else files.private_key,
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(listener_settings(desk, self._secret, self._certificate))
         stopper = asyncio.get_running_loop().create_task(self._stop(server))
         try:
             # It takes the signals for its own while it serves, and raises them again at its end.
