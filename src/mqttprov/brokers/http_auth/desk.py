@@ -25,6 +25,7 @@ LOGIN_TIMEOUT_S: Final = 5.0
 REFUSED_FOR_S: Final = 2.0  # a refusal is repeated for so long without asking; a permission never
 MAX_REFUSED: Final = 10_000
 MAX_HELD: Final = 100_000
+MAX_ENDED: Final = 16  # client ids of one device whose sessions are ended
 _NEVER_CACHED: Final = frozenset({LoginRefusal.UNAVAILABLE})
 
 V = TypeVar("V")
@@ -178,8 +179,8 @@ class Desk:
         _put(self._sources, client_id, source)
 
     def client_ids_of(self, device_id: str) -> list[str]:
-        """Give the client ids under which a device came."""
-        return [client_id for client_id, held in self._held.items() if held.device_id == device_id]
+        """Give the client ids under which a device came, the last ones."""
+        return [client_id for client_id, held in self._held.items() if held.device_id == device_id][-MAX_ENDED:]
 
 
 def service_password(keys: Keys) -> str:

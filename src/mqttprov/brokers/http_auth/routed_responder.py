@@ -37,7 +37,7 @@ class RoutedResponder:
             on_message=self._on_message,
         )
         self._pending: dict[str, int] = {}
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[bool]] = set()
 
     def _on_message(self, publish: Publish) -> None:
         requester = None if publish.retain else requester_of(publish.topic)  # a retained one is from another time
@@ -68,16 +68,16 @@ class RoutedResponder:
         if not self.link.publish(f"{AUDIT_PREFIX}{event.kind}", payload):
             _log.warning("the audit event %d was not published; it is in the audit trail", event.seq)
 
-    async def _end(self, client_id: str) -> None:
+    async def _end(self, client_id: str) -> bool:
         try:
             await self.link.take_over(client_id)
         except OSError as error:
             _log.error("a session could not be ended: %s; end it on the broker", error)
-            raise
+            return False
+        return True
 
     async def act(self, seq: int) -> None:
         """Return when what the chain says up to this place had its effect. Raises `StoreUnavailable`."""
         self._responder.catch_up(seq)
-        results = await asyncio.gather(*self._endings, return_exceptions=True)
-        if any(isinstance(result, BaseException) for result in results):
+        if not all(await asyncio.gather(*self._endings)):
             raise StoreUnavailable("a session could not be ended on the broker")
