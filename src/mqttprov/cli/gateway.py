@@ -11,7 +11,7 @@ import typer
 from mqttprov.admin import now_ms
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit, emit_json, iso_time, log_to_stderr
-from mqttprov.cli.state import JsonOption
+from mqttprov.cli.state import JsonOption, OwnTopicsOption
 
 app = typer.Typer(help="The gateway: provisions itself once and stays online.")
 
@@ -35,6 +35,7 @@ def run(
         bool,
         typer.Option("--csr", help="Ask for a certificate of the server's authority, and renew it before it runs out."),
     ] = False,
+    own_topics: OwnTopicsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Be a gateway until SIGTERM or Ctrl-C; prints every change of its state.
@@ -59,7 +60,7 @@ def run(
     log_to_stderr(logging.WARNING)  # the changes themselves are printed
     try:
         settings = GatewaySettings.from_environment(
-            os.environ, host=host, port=port, directory=directory, signing_request=csr
+            os.environ, host=host, port=port, directory=directory, signing_request=csr, own_topics=own_topics
         )
         client = GatewayClient(settings, machine_settings=MachineSettings(heartbeat_s=heartbeat_s), on_state=on_state)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,6 +21,7 @@ _VERBS: Final = {
     "request": "request",
     "simulate": "simulate",
     "demo": "simulate",
+    "http-auth": "http_auth",
 }
 _NOUNS: Final = {
     "profile": "profiles",
@@ -51,7 +52,7 @@ def command_line(names: Iterable[str] = NAMES) -> typer.Typer:
     for name in names:
         module = import_module(f"mqttprov.cli.{_VERBS.get(name) or _NOUNS[name]}")
         if name in _VERBS:
-            app.command(name)(getattr(module, name))
+            app.command(name)(getattr(module, name.replace("-", "_")))
         else:
             app.add_typer(module.app, name=name)
     return app

@@ -10,7 +10,7 @@ import typer
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit, escaped
-from mqttprov.cli.state import JsonOption
+from mqttprov.cli.state import JsonOption, OwnTopicsOption
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.requests import Status
 from mqttprov.gateway.one_shot import NoReply, request_once
@@ -65,6 +65,7 @@ def request(
     factory_certificate: FactoryCertificateOption = None,
     factory_key: FactoryKeyOption = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to wait, in seconds.")] = 10.0,
+    own_topics: OwnTopicsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Ask for credentials as one device and print the reply, in which they are.
@@ -88,7 +89,7 @@ def request(
     }
     payload = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
     try:
-        reply = request_once(payload, host=host, port=port, tls=tls, timeout_s=timeout_s)
+        reply = request_once(payload, host=host, port=port, tls=tls, timeout_s=timeout_s, own_topics=own_topics)
     except NoReply as error:
         raise Failure(str(error), Exit.UNAVAILABLE) from error
     _tell(reply, json=json)

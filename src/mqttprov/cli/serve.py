@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mqttprov.brokers.embedded import Server
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether nothing on a network can reach a listener on this host."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -27,7 +28,7 @@ def _is_loopback(host: str) -> bool:
 def safe_ports(ports: ServeSettings, *, insecure: bool) -> ServeSettings:
     """Give the ports less those of plain listeners off loopback: secrets leave the machine only over TLS."""
     host = ports.host
-    if insecure or _is_loopback(host):
+    if insecure or is_loopback(host):
         return ports
     if ports.tls_port is None and ports.wss_port is None:
         raise Failure(

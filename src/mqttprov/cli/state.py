@@ -26,6 +26,13 @@ StateOption = Annotated[
 OnlyStateDirOption = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help=_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+OwnTopicsOption = Annotated[
+    bool,
+    typer.Option(
+        "--own-topics", help="Topics that name client and device, for brokers that route by topic (RabbitMQ)."
+    ),
+]
+
 _before_the_verb: list[Path | None] = [None]
 
 

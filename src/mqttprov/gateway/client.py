@@ -6,6 +6,7 @@ It carries out actions and reports events; it decides nothing. One thread, the c
 import contextlib
 import logging
 import random
+import secrets
 import selectors
 import socket
 import ssl
@@ -49,6 +50,7 @@ from mqttprov.gateway.events import (
 from mqttprov.gateway.identity import ClientCertificate, IdentityError, load_identity, request_payload
 from mqttprov.gateway.issued import IssuedCertificate, IssuedCertificates, NotUsable
 from mqttprov.gateway.machine import GatewayMachine
+from mqttprov.gateway.own_topics import CLIENT_ID_BYTES, with_own_topics
 from mqttprov.gateway.renewal import Life
 from mqttprov.gateway.settings import GatewaySettings, SettingsError
 
@@ -90,6 +92,7 @@ class GatewayClient:
         self._stopped = False
         self._stop_requested: Final = threading.Event()
         self._wake_up: socket.socket | None = None
+        self._session_id: Final = secrets.token_urlsafe(CLIENT_ID_BYTES)  # among others' client ids, on own topics
 
     def run(self) -> None:
         """Be a gateway until `stop` is called; run it once.
@@ -270,9 +273,14 @@ class GatewayClient:
                 self._stopped = True
 
     def _open_connection(self, action: Connect) -> None:
+        own_topics = None
+        if self._settings.own_topics:
+            drawn = secrets.token_urlsafe(CLIENT_ID_BYTES)
+            action, own_topics = with_own_topics(action, self._credentials.read(), drawn, self._session_id)
         connection: Connection
         connection = Connection(
             action,
+            own_topics=own_topics,
             host=self._settings.host,
             port=self._settings.port,
             tls=self._context_for(action),

@@ -25,6 +25,7 @@ from mqttprov.gateway.events import (
     MessageReceived,
     PublishAcknowledged,
 )
+from mqttprov.gateway.own_topics import OwnTopics
 from mqttprov.gateway.replies import MAX_REPLY_BYTES
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ class Connection:
         tls: ssl.SSLContext | None,
         connect_timeout_s: float,
         report: Callable[[Event], None],
+        own_topics: OwnTopics | None = None,
     ) -> None:
+        self._own_topics: Final = own_topics
         self._connect: Final = connect
         self._address: Final = (host, port)
         self._report: Final = report
@@ -93,15 +96,18 @@ class Connection:
 
     def subscribe(self, action: Subscribe) -> None:
         """Send SUBSCRIBE."""
-        self._paho.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+        self._paho.subscribe([(self._outward(topic_filter), action.qos) for topic_filter in action.filters])
 
     def publish(self, action: Publish) -> None:
         """Send PUBLISH; its PUBACK is reported if it has a token."""
-        info = self._paho.publish(action.topic, action.payload, action.qos)
+        info = self._paho.publish(self._outward(action.topic), action.payload, action.qos)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             _log.warning("dropped a message for %s: %d are waiting to be sent", action.topic, _MAX_QUEUED_MESSAGES)
         elif action.token is not None:
             self._tokens[info.mid] = action.token
+
+    def _outward(self, topic: str) -> str:
+        return topic if self._own_topics is None else self._own_topics.outward(topic)
 
     def close(self) -> None:
         """Send DISCONNECT if there is somebody to send it to, and close. Reports nothing any more."""
@@ -170,7 +176,8 @@ class Connection:
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         if not self._over:
-            self._report(MessageReceived(message.topic, bytes(message.payload)))
+            topic = message.topic if self._own_topics is None else self._own_topics.inward(message.topic)
+            self._report(MessageReceived(topic, bytes(message.payload)))
 
     def _on_publish(
         self, _client: Client, _userdata: Any, message_id: int, _reason: ReasonCode, _properties: Properties

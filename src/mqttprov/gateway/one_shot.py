@@ -3,11 +3,13 @@
 A gateway does not work like this: it keeps trying, and saves what it gets (`machine`, `client`).
 """
 
+import secrets
 import socket
 import ssl
 import time
 from typing import Final
 
+from mqttprov.gateway.own_topics import CLIENT_ID_BYTES, REQUEST_TOPIC, RESPONSE_TOPIC, OwnTopics
 from mqttprov.mqtt import (
     ClientSession,
     Connect,
@@ -19,8 +21,6 @@ from mqttprov.mqtt import (
     Subscribed,
 )
 
-REQUEST_TOPIC: Final = "/provision/request"
-RESPONSE_TOPIC: Final = "/provision/response"
 _USER_NAME: Final = "provision"  # what marks a provisioning session (reference/thingsboard.md rule 2)
 _FAILED_FROM: Final = 0x80  # reason codes from here on are refusals (MQTT 5 section 2.4)
 _READ_BYTES: Final = 65_536
@@ -30,15 +30,17 @@ class NoReply(Exception):  # noqa: N818 - it names what is wrong
     """No reply was got; the text says why and what to do."""
 
 
-def request_once(payload: bytes, *, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> bytes:
+def request_once(
+    payload: bytes, *, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float, own_topics: bool = False
+) -> bytes:
     """Send one provision request over a connection of its own and give the reply's bytes. Raises `NoReply`.
 
-    `timeout_s` bounds all of it together.
+    `timeout_s` bounds all of it together. `own_topics` is for brokers that cannot make the shared one private.
     """
     deadline_s = time.monotonic() + timeout_s
     try:
         with _connected(host, port, tls, deadline_s) as connection:
-            return _converse(connection, payload, deadline_s)
+            return _converse(connection, payload, deadline_s, own_topics=own_topics)
     except TimeoutError as error:
         raise NoReply(f"{host}:{port} did not answer within {timeout_s:g} s; try again, or look there") from error
     except ssl.SSLCertVerificationError as error:
@@ -69,8 +71,14 @@ def _left_s(deadline_s: float) -> float:
     return left_s
 
 
-def _converse(connection: socket.socket, payload: bytes, deadline_s: float) -> bytes:
-    session = ClientSession(Connect("", username=_USER_NAME))
+def _converse(connection: socket.socket, payload: bytes, deadline_s: float, *, own_topics: bool) -> bytes:
+    request_topic, response_topic = REQUEST_TOPIC, RESPONSE_TOPIC
+    connect = Connect("", username=_USER_NAME)
+    if own_topics:
+        own = OwnTopics(secrets.token_urlsafe(CLIENT_ID_BYTES))
+        request_topic, response_topic = own.outward(REQUEST_TOPIC), own.outward(RESPONSE_TOPIC)
+        connect = Connect(own.client_id, username=_USER_NAME, password=b"")
+    session = ClientSession(connect)
     while True:
         connection.settimeout(_left_s(deadline_s))
         connection.sendall(session.take_output())
@@ -80,12 +88,12 @@ def _converse(connection: socket.socket, payload: bytes, deadline_s: float) -> b
         for event in session.receive(data):
             match event:
                 case Connected():
-                    session.subscribe([(RESPONSE_TOPIC, 1)])
+                    session.subscribe([(response_topic, 1)])
                 case Subscribed(reason_codes=codes) if codes[0] >= _FAILED_FROM:
-                    raise NoReply(f"the server does not let us subscribe to {RESPONSE_TOPIC}; it does not provision")
+                    raise NoReply(f"the server does not let us subscribe to {response_topic}; it does not provision")
                 case Subscribed():
-                    session.publish(REQUEST_TOPIC, payload, 1)
-                case MessageReceived(publish) if publish.topic == RESPONSE_TOPIC:
+                    session.publish(request_topic, payload, 1)
+                case MessageReceived(publish) if publish.topic == response_topic:
                     session.disconnect()
                     connection.sendall(session.take_output())
                     return publish.payload

@@ -45,6 +45,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a gateway is told. `ca_file` verifies the server; with it every connection uses TLS.
 
     `signing_request`: ask for a certificate of the server's authority, instead of registering one made here.
+    `own_topics`: the broker routes by topic alone, see that module.
     Raises SettingsError for a host, port or device name that cannot be right and for a CA file that is not there.
     """
 
@@ -60,6 +61,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     client_id: str | None = None
     ca_file: Path | None = None
     signing_request: bool = False
+    own_topics: bool = False
 
     def __post_init__(self) -> None:
         if self.signing_request and not self.uses_tls:
@@ -83,7 +85,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_environment(
-        cls, env: Mapping[str, str], *, host: str, port: int, directory: Path, signing_request: bool = False
+        cls,
+        env: Mapping[str, str],
+        *,
+        host: str,
+        port: int,
+        directory: Path,
+        signing_request: bool = False,
+        own_topics: bool = False,
     ) -> Self:
         """Read the eight variables; an empty one counts as not set, as containers pass them.
 
@@ -108,6 +117,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             client_id=values["CLIENT_ID"],
             ca_file=_ca_file(env.get(_PREFIX + "CA_CERT_FILENAME", ""), directory),
             signing_request=signing_request,
+            own_topics=own_topics,
         )
 
     @property

@@ -299,8 +299,11 @@ class Responder:
         """Give the questions to the store, for the broker's thread."""
         return self._reader
 
-    def tick(self) -> bool:
-        """Publish new audit events and write what was gathered; tell whether there is more to do at once."""
+    def tick(self, *, publish: bool = True) -> bool:
+        """Publish new audit events and write what was gathered; tell whether there is more to do at once.
+
+        Without `publish` the events wait: there is nobody to take them now.
+        """
         now_s = self._now_s()
         if now_s >= self._flush_limited_s:
             self._flush_limited()
@@ -310,7 +313,7 @@ class Responder:
                 self._pipeline.submit(job)
         self._flush_seen(now_s)
         try:
-            return self._outbox.poll() if self._outbox else False
+            return self._outbox.poll() if self._outbox and publish else False
         except StoreUnavailable as error:
             _log.error("audit events wait to be published: %s", error)
             return False
