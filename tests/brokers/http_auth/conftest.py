@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.brokers.harness import ACTOR, new_state, request_bytes
 
-from mqttprov.brokers.embedded import now_ms
 from mqttprov.brokers.http_auth.adapter import Adapter, Question
 from mqttprov.brokers.http_auth.desk import Desk
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
