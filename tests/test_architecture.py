@@ -12,8 +12,8 @@ MAX_FUNCTION_LINES = 60
 MIN_DOCSTRING_CHARS = 20
 
 # From top to bottom; each part imports only from parts below it and from its own.
-PARTS = ["mqttprov.cli", "mqttprov_simulator", "mqttprov.brokers", "mqttprov.admin", "mqttprov.responder",
-         "mqttprov.store", "mqttprov.pki", "mqttprov.wire", "mqttprov.gateway", "mqttprov.mqtt",
+PARTS = ["mqttprov.cli", "mqttprov_simulator", "mqttprov.embed", "mqttprov.brokers", "mqttprov.admin",
+         "mqttprov.responder", "mqttprov.store", "mqttprov.pki", "mqttprov.wire", "mqttprov.gateway", "mqttprov.mqtt",
          "mqttprov.core"]  # fmt: skip
 # The package itself holds only its version, which anybody may know, and starts the command line.
 PACKAGE = "mqttprov"

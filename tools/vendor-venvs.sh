@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes the virtual environments of the unmodified vendor clients that tests/interop drives, below .venvs/. Two, because
-# the gateway pins an older release of the client. Run again it costs nothing. Without the package index these tests
-# are skipped; where CI is set that is a failure.
+# Makes the virtual environments that tests/interop drives, below .venvs/: the unmodified vendor clients (two, because the
+# gateway pins an older release of the client) and the linter of certificates. Run again it costs nothing. Without the
+# package index these tests are skipped; where CI is set that is a failure.
 set -eu
 python="${1:-python3}"
 cd "$(dirname "$0")/.."
@@ -24,3 +24,4 @@ vendor_venv() {
 vendor_venv thingsboard-gateway thingsboard-gateway==3.8.5
 # mmh3 is what this client would otherwise install by itself when it is first imported.
 vendor_venv tb-mqtt-client tb-mqtt-client==1.13.14 mmh3==5.3.1
+vendor_venv pkilint pkilint==0.13.3

@@ -10,12 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, verify
-from mqttprov.core.model import CredentialsType, LifecycleState, OperatorRole, Profile, ReprovisionPolicy, Strategy
+from mqttprov.core.limits import MIN_SECRET_CHARS
+from mqttprov.core.model import (
+    Chain,
+    CredentialsType,
+    LifecycleState,
+    OperatorRole,
+    Profile,
+    ReprovisionPolicy,
+    Strategy,
+)
 from mqttprov.core.names import InvalidName
 from mqttprov.core.selectors import parse_selectors
+from mqttprov.core.subjects import DEFAULT_SUBJECT_PATTERN
 from mqttprov.responder import doorbell, state_directory
 from mqttprov.responder.acting import NotFound, PartlyMade
 from mqttprov.responder.administration import DEFAULT, Administration
@@ -36,10 +46,16 @@ from mqttprov.store.protocol import (
     TokenRow,
 )
 
+if TYPE_CHECKING:
+    from mqttprov.responder.authority_care import AuthorityCare
+
 __all__ = [
     "DEFAULT",
+    "DEFAULT_SUBJECT_PATTERN",
+    "MIN_SECRET_CHARS",
     "Admin",
     "BrokenChain",
+    "Chain",
     "Conflict",
     "CredentialsType",
     "DeviceLife",
@@ -122,6 +138,11 @@ class Admin(Administration):
     def life(self) -> DeviceLife:
         """The verbs on single devices, from suspend to transfer. They act at once."""
         return self._state.device_life(self._actor, now_ms)
+
+    @cached_property
+    def ca(self) -> "AuthorityCare":
+        """The verbs on certificate authorities: show, init, rotate, retire, and their lists of ended certificates."""
+        return self._state.authority_care(self._actor, now_ms)
 
     def revoke_token_with_devices(
         self, name_or_key: str, profile: str | None, tell_progress: Callable[[int], None] = lambda _: None

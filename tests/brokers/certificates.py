@@ -52,3 +52,58 @@ class DeviceKey:
 def pem_of(credentials_value: str) -> str:
     """Put the armour back that ThingsBoard's form of a certificate leaves out."""
     return f"-----BEGIN CERTIFICATE-----\n{credentials_value}\n-----END CERTIFICATE-----\n"
+
+
+class FactoryAuthority:
+    """A factory's authority: self-signed, or issued by another one."""
+
+    def __init__(
+        self,
+        name: str,
+        issuer: "FactoryAuthority | None" = None,
+        *,
+        path_length: int | None = None,
+        days: int = 30,
+        is_authority: bool = True,
+        signs: bool = True,
+    ) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = dict.fromkeys(
+            ["digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+             "encipher_only", "decipher_only"], False
+        )  # fmt: skip
+        certificate = (
+            _builder(self.subject, issuer.subject if issuer else self.subject, self.key, days)
+            .add_extension(x509.BasicConstraints(is_authority, path_length if is_authority else None), critical=True)
+            .add_extension(x509.KeyUsage(**usage, key_cert_sign=signs, crl_sign=signs), critical=True)
+            .sign(issuer.key if issuer else self.key, hashes.SHA256())
+        )
+        self.pem = certificate.public_bytes(Encoding.PEM).decode()
+
+    def issue(self, device: DeviceKey, common_name: str | None, days: int = 30) -> str:
+        """Issue a certificate for a device's key; without a name its subject is empty."""
+        names = [] if common_name is None else [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+        certificate = _builder(x509.Name(names), self.subject, device.key, days).sign(self.key, hashes.SHA256())
+        return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def der_of(pem: str) -> bytes:
+    """Give a certificate as it comes out of a TLS handshake."""
+    return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
+    """Begin a certificate that is valid for so many days, or ended some days ago."""
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
+    )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.brokers.factory import Factory
 from tests.brokers.harness import Running, running
 
 
@@ -41,3 +42,16 @@ async def tls_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
     """Run a broker with a plain and a TLS listener."""
     async with running(tmp_path / "state", tls=True) as one:
         yield one
+
+
+@pytest.fixture
+async def ws_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run a broker with all listeners: plain and TLS, with and without WebSockets."""
+    async with running(tmp_path / "state", tls=True, ws=True) as one:
+        yield one
+
+
+@pytest.fixture
+def factory(tls_broker: Running, tmp_path: Path) -> Factory:
+    """Give a factory beside a broker with TLS."""
+    return Factory(tls_broker, tmp_path)

@@ -12,7 +12,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.embedded import EmbeddedServer, now_ms
@@ -226,25 +227,43 @@ class Client(asyncio.Protocol):
         await self.until(lambda: self.gone)
 
 
+class Abortable(Protocol):
+    """What a test leaves open."""
+
+    def abort(self) -> None:
+        """Cut it off."""
+
+
 class Running:
     """A broker in the test's event loop, with the tools of a test: clients, an operator's hand, a hand on the clock."""
 
-    def __init__(self, path: Path, issued: IssuedToken, *, tls: bool = False) -> None:
+    def __init__(self, path: Path, issued: IssuedToken, *, tls: bool = False, ws: bool = False) -> None:
         self.path = path
         self.issued = issued
         self.port = 0
         self.tls_port = 0
+        self.ws_port = 0
+        self.wss_port = 0
         self.clients: list[Client] = []
+        self.others: list[Abortable] = []  # clients of other kinds
         self._tls = tls
+        self._ws = ws
         self._offset_s = 0.0
 
     async def start(self) -> None:
         """Open the state and listen."""
         self.state = StateDirectory(self.path)
-        self.server = EmbeddedServer(self.state, host="127.0.0.1", port=0, tls_port=0 if self._tls else None)
-        urls = await self.server.start()
-        self.port = int(urls[0].rsplit(":", 1)[1])
-        self.tls_port = int(urls[-1].rsplit(":", 1)[1])
+        self.server = EmbeddedServer(
+            self.state,
+            host="127.0.0.1",
+            port=0,
+            tls_port=0 if self._tls else None,
+            ws_port=0 if self._ws else None,
+            wss_port=0 if self._tls and self._ws else None,
+        )
+        ports = {url.scheme: url.port or 0 for url in map(urlsplit, await self.server.start())}
+        self.port = ports["mqtt"]
+        self.tls_port, self.ws_port, self.wss_port = (ports.get(scheme, 0) for scheme in ("mqtts", "ws", "wss"))
 
     async def stop(self) -> None:
         """End it as SIGTERM does."""
@@ -368,13 +387,13 @@ def new_state(path: Path) -> IssuedToken:
 
 
 @contextlib.asynccontextmanager
-async def running(path: Path, *, tls: bool = False) -> AsyncIterator[Running]:
+async def running(path: Path, *, tls: bool = False, ws: bool = False) -> AsyncIterator[Running]:
     """Run a broker on a new state directory; end it and all its clients afterwards."""
-    broker = Running(path, new_state(path), tls=tls)
+    broker = Running(path, new_state(path), tls=tls, ws=ws)
     await broker.start()
     try:
         yield broker
     finally:
-        for client in broker.clients:
+        for client in (*broker.clients, *broker.others):
             client.abort()
         await broker.stop()

@@ -44,6 +44,27 @@ async def test_keep_alive_is_enforced(broker: Running, version: ProtocolVersion)
     assert (await operator.message()).payload == b"offline"
 
 
+@pytest.mark.parametrize("version", list(ProtocolVersion))
+async def test_keep_alive_is_enforced_in_provisioning_sessions(broker: Running, version: ProtocolVersion) -> None:
+    """Within their 60 s, too, a client is held to its own word (MQTT-3.1.2-22); who keeps it stays (P9)."""
+    silent = await broker.session(version=version, keep_alive_s=4)
+    alive = await broker.session(version=version, keep_alive_s=20)
+    without = await broker.session(version=ProtocolVersion.V311, keep_alive_s=0)
+    broker.advance(7.5)
+    await silent.wait_closed()
+    if version is ProtocolVersion.V5:
+        assert (await silent.take(Disconnected)).reason_code == ReasonCode.KEEP_ALIVE_TIMEOUT
+    broker.advance(15)
+    await alive.ping()
+    broker.advance(29)
+    await without.ping()
+    await alive.ping()
+    broker.advance(31.5)
+    await alive.wait_closed()
+    broker.advance(30)
+    await without.wait_closed()
+
+
 async def test_a_long_keep_alive_is_lowered_in_mqtt_5_only(broker: Running) -> None:
     """MQTT 5 can be told the server's keep alive; 3.1.1 without one may be silent for ever."""
     token = (await broker.provision("gw-1"))["credentialsValue"]

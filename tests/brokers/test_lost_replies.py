@@ -10,7 +10,7 @@ from tests.brokers.harness import Running, ask, request_bytes
 
 from mqttprov.core.model import CredentialsType, Profile, ReprovisionPolicy
 from mqttprov.core.permissions import REQUEST_TOPIC
-from mqttprov.core.requests import Outcome
+from mqttprov.core.requests import FactoryIdentity, Outcome
 from mqttprov.responder.administration import TokenChange
 
 KEY = DeviceKey("gw-1")
@@ -40,7 +40,11 @@ async def cut_off(broker: Running, payload: bytes, times: int = 1) -> None:
         committed: list[Outcome] = []
 
         def request(
-            payload: bytes, source: str, reply: Callable[[bytes, Outcome], None], committed: list[Outcome] = committed
+            payload: bytes,
+            source: str,
+            reply: Callable[[bytes, Outcome], None],
+            factory: FactoryIdentity | None = None,
+            committed: list[Outcome] = committed,
         ) -> None:
             def cut(answer: bytes, outcome: Outcome) -> None:
                 committed.append(outcome)
@@ -49,7 +53,7 @@ async def cut_off(broker: Running, payload: bytes, times: int = 1) -> None:
                     connection._transport.abort()
                 reply(answer, outcome)
 
-            original(payload, source, cut)
+            original(payload, source, cut, factory)
 
         responder.request = request  # type: ignore[method-assign] # to cut at exactly this moment
         session.publish_nowait(REQUEST_TOPIC, payload, 1)

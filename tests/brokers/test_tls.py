@@ -1,13 +1,17 @@
 """TLS: clients with and without a certificate on one port, and certificates that are trusted each by itself."""
 
+import asyncio
 import json
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.brokers.certificates import DeviceKey, pem_of
 from tests.brokers.harness import ClosedError, Running, ask, new_state
 
+from mqttprov.brokers import listeners
 from mqttprov.brokers.embedded import BrokerError, EmbeddedServer, now_ms
 from mqttprov.mqtt import Connect, ReasonCode
 from mqttprov.responder.state_directory import StateDirectory
@@ -49,6 +53,98 @@ async def test_a_certificate_from_a_signing_request_logs_in(tls_broker: Running,
     assert (reply["status"], reply["credentialsType"]) == ("SUCCESS", "X509_CERTIFICATE")
     pem = pem_of(reply["credentialsValue"])
     await tls_broker.login(None, tls=own.context(tls_broker.path / "authority.pem", tmp_path, pem))
+
+
+async def test_a_certificate_registered_with_another_responder_logs_in(tls_broker: Running, tmp_path: Path) -> None:
+    """Brokers that share a state follow the audit chain: what one registered, the other trusts without restart."""
+    beside = Running(tls_broker.path, tls_broker.issued)
+    await beside.start()
+    try:
+        own = DeviceKey("gw-1")
+        assert (await beside.provision("gw-1", hash=own.certificate_pem))["status"] == "SUCCESS"
+        tls_broker.server._responder.tick()  # what it does every 0.1 s
+        await tls_broker.login(None, tls=own.context(tls_broker.path / "authority.pem", tmp_path))
+        renewed = DeviceKey("gw-1")
+        assert (await beside.provision("gw-1", hash=renewed.certificate_pem))["status"] == "SUCCESS"
+        tls_broker.server._responder.tick()
+        await tls_broker.login(None, tls=renewed.context(tls_broker.path / "authority.pem", tmp_path))
+    finally:
+        for client in beside.clients:
+            client.abort()
+        await beside.stop()
+
+
+async def test_client_certificates_can_be_required(tmp_path: Path) -> None:
+    """`client_certificates = "required"`: nobody without one gets past the handshake; who has one provisions."""
+    issued = new_state(tmp_path / "state")
+    (tmp_path / "state" / "mqttprov.toml").write_text('[tls]\nclient_certificates = "required"\n')
+    broker = Running(tmp_path / "state", issued, tls=True)
+    await broker.start()
+    try:
+        with pytest.raises((ssl.SSLError, ClosedError, ConnectionError)):
+            await broker.session(tls=anonymous(broker))
+        own = DeviceKey("gw-1")
+        signed = broker.state.authority.sign_device(own.csr_pem(), "0" * 32, "gw-1", bytes(16), now_ms())
+        session = await broker.session(tls=own.context(broker.path / "authority.pem", tmp_path, signed.pem))
+        assert (await ask(session, broker.payload("gw-1")))["status"] == "SUCCESS"
+        assert (await broker.provision("gw-2", hash=own.certificate_pem))["status"] == "SUCCESS"  # on the plain port
+        await broker.login(None, tls=own.context(broker.path / "authority.pem", tmp_path))
+    finally:
+        for client in broker.clients:
+            client.abort()
+        await broker.stop()
+
+
+async def test_handshakes_count_as_connections(tls_broker: Running) -> None:
+    """Who connects to the TLS port and says nothing takes a place, and gives it back when it goes (P9)."""
+    inside: Any = tls_broker.broker
+    inside._max_connections = 3
+    port, tls_broker.port = tls_broker.port, tls_broker.tls_port
+    silent = [await tls_broker.open(None) for _ in range(3)]
+    await _until(lambda: len(inside._connections) == 3)
+    (await tls_broker.open(None)).send(b"hello?")
+    await tls_broker.clients[-1].wait_closed()
+    tls_broker.port = port
+    fifth = await tls_broker.open(None)
+    await fifth.wait_closed()
+    silent[0].send(b"this is no TLS")
+    await silent[0].wait_closed()
+    silent[1].drop()
+    await _until(lambda: len(inside._connections) == 1)
+    session = await tls_broker.session(tls=anonymous(tls_broker))
+    assert (await ask(session, tls_broker.payload("gw-1")))["status"] == "SUCCESS"
+
+
+async def test_a_handshake_takes_ten_seconds_at_most(tls_broker: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that stays silent in the handshake is closed and forgotten, and the file with it (P9)."""
+    monkeypatch.setattr(listeners, "TLS_HANDSHAKE_TIMEOUT_S", 0.05)
+    inside: Any = tls_broker.broker
+    port, tls_broker.port = tls_broker.port, tls_broker.tls_port
+    silent = [await tls_broker.open(None) for _ in range(20)]
+    for client in silent:
+        await client.wait_closed()
+    await _until(lambda: not inside._connections)
+    assert inside.empty.is_set()
+    tls_broker.port = port
+
+
+async def test_the_end_cuts_handshakes_off(tls_broker: Running) -> None:
+    """A peer in its handshake does not hold the end of the broker up."""
+    port, tls_broker.port = tls_broker.port, tls_broker.tls_port
+    silent = await tls_broker.open(None)
+    inside: Any = tls_broker.broker
+    await _until(lambda: len(inside._connections) == 1)
+    tls_broker.port = port
+    async with asyncio.timeout(1.5):
+        await tls_broker.restart()
+    await silent.wait_closed()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens in turns of this loop."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.001)
 
 
 async def test_an_unknown_certificate_is_refused_in_the_handshake(tls_broker: Running, tmp_path: Path) -> None:

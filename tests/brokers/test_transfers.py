@@ -48,14 +48,46 @@ async def test_completing_ends_the_sessions_and_credentials_of_the_old_owner(bro
     ]  # fmt: skip
 
 
+async def test_the_sessions_of_the_old_owner_end_before_the_new_one_is_answered(
+    broker: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for the event, and the same answer again ends nothing (P7)."""
+    acme, globex = token_for(broker, "acme"), token_for(broker, "globex")
+    old = await broker.login((await provision(broker, acme))["credentialsValue"])
+    monkeypatch.setattr(broker.server._responder, "tick", lambda: False)
+    other = await broker.device("gw-2")
+    offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")
+    reply = await provision(broker, globex, claimCode=offered.claim_code)
+    assert sessions(broker) == 1
+    assert (await provision(broker, globex, claimCode=offered.claim_code))["ref"] != reply["ref"]
+    await old.wait_closed()
+    await other.ping()
+
+
+async def test_a_code_behind_the_secret_is_enough_for_who_cannot_send_another_field(broker: Running) -> None:
+    """It completes the transfer, and may stay in the settings of the device."""
+    acme, globex = token_for(broker, "acme"), token_for(broker, "globex")
+    await broker.login((await provision(broker, acme))["credentialsValue"])
+    offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")
+    secret = f"{globex.secret}:{offered.claim_code}"
+    for generation in (2, 3):
+        reply = await provision(broker, globex, provisionDeviceSecret=secret)
+        await broker.login(reply["credentialsValue"])
+        reader = broker.state.store.reader()
+        row = next(reader.devices("gw-1"))
+        reader.close()
+        assert (row.owner, row.generation) == ("globex", generation)
+
+
 async def test_a_session_with_the_new_credentials_outlives_the_event(
     broker: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device may log in before the broker has met the event of its transfer; older sessions end."""
+    """The device may log in before a broker has met the event of its transfer, which another one answered."""
     acme, globex = token_for(broker, "acme"), token_for(broker, "globex")
     old = await broker.login((await provision(broker, acme))["credentialsValue"])
     responder = broker.server._responder
     monkeypatch.setattr(responder, "tick", lambda: False)  # the event is met when the doorbell rings, and not before
+    monkeypatch.setattr(broker.broker, "end_former", lambda _: None)
     offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")
     reply = await provision(broker, globex, claimCode=offered.claim_code)
     new = await broker.login(reply["credentialsValue"])

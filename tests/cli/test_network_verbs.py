@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from tests.cli.command import Served, command, mqttprov, start
 
 from mqttprov.cli import request
 from mqttprov.cli.errors import Failure
-from mqttprov.cli.serve import plain_port
+from mqttprov.cli.serve import safe_ports
+from mqttprov.responder.state_directory import ServeSettings
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - nothing is bound to it here
 
@@ -27,26 +29,28 @@ class TestServe:
 
     def test_ends_cleanly_when_it_is_told_to(self, state: Path) -> None:
         """The first line of --json says where it listens; SIGTERM ends it with 0."""
-        with start("serve", "--state", str(state), "--port", "0", "--tls-port", "0", "--json") as process:
+        options = ["--port", "0", "--tls-port", "0", "--ws-port", "0", "--wss-port", "0"]
+        with start("serve", "--state", str(state), *options, "--json") as process:
             assert process.stdout is not None
-            plain, tls = json.loads(process.stdout.readline())["listening"]
-            assert plain.startswith("mqtt://127.0.0.1:")
-            assert tls.startswith("mqtts://127.0.0.1:")
+            urls = json.loads(process.stdout.readline())["listening"]
+            forms = [r"mqtt://127\.0\.0\.1:\d+", r"ws://127\.0\.0\.1:\d+/mqtt", r"mqtts://127\.0\.0\.1:\d+"]
+            forms.append(r"wss://127\.0\.0\.1:\d+/mqtt")
+            assert all(re.fullmatch(form, url) for form, url in zip(forms, urls, strict=True))
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "")
-        assert f"listening on {plain}" in err
+        assert all(f"listening on {url}" in err for url in urls)
         assert "Traceback" not in err
 
     def test_takes_its_defaults_from_the_settings(self, state: Path) -> None:
         """mqttprov.toml says where to listen; options win."""
-        (state / "mqttprov.toml").write_text('[serve]\nhost = "localhost"\nport = 0\ntls_port = 0\n')
+        (state / "mqttprov.toml").write_text('[serve]\nhost = "localhost"\nport = 0\ntls_port = 0\nws_port = 0\n')
         with start("serve", "--state", str(state), "--host", "127.0.0.1", "--json") as process:
             assert process.stdout is not None
             urls = json.loads(process.stdout.readline())["listening"]
             process.terminate()
             assert process.wait(30) == 0
-        assert [url.rsplit(":", 1)[0] for url in urls] == ["mqtt://127.0.0.1", "mqtts://127.0.0.1"]
+        assert [url.rsplit(":", 1)[0] for url in urls] == ["mqtt://127.0.0.1", "ws://127.0.0.1", "mqtts://127.0.0.1"]
 
     def test_a_port_that_is_taken_is_told(self, served: Served, state: Path) -> None:
         """Exit status 6 and one line."""
@@ -55,29 +59,33 @@ class TestServe:
         assert "cannot listen on 127.0.0.1" in result.err
 
     @pytest.mark.parametrize(
-        ("host", "tls_port", "insecure", "expected"),
+        ("host", "tls_port", "wss_port", "insecure", "plain"),
         [
-            ("127.0.0.1", None, False, 1883),
-            ("127.8.9.1", 8883, False, 1883),
-            ("::1", None, False, 1883),
-            ("localhost", None, False, 1883),
-            (ANY_ADDRESS, 8883, False, None),
-            ("10.0.0.1", 8883, False, None),
-            ("10.0.0.1", 8883, True, 1883),
-            (ANY_ADDRESS, None, True, 1883),
+            ("127.0.0.1", None, None, False, True),
+            ("127.8.9.1", 8883, None, False, True),
+            ("::1", None, None, False, True),
+            ("localhost", None, None, False, True),
+            (ANY_ADDRESS, 8883, None, False, False),
+            ("10.0.0.1", 8883, None, False, False),
+            ("10.0.0.1", None, 8084, False, False),
+            ("10.0.0.1", 8883, None, True, True),
+            (ANY_ADDRESS, None, None, True, True),
         ],
     )
     def test_secrets_leave_the_machine_only_over_tls(
-        self, host: str, tls_port: int | None, insecure: bool, expected: int | None
+        self, host: str, tls_port: int | None, wss_port: int | None, insecure: bool, plain: bool
     ) -> None:
         """Off loopback there is no plain listener unless somebody insists (P6)."""
-        assert plain_port(host, 1883, tls_port, insecure=insecure) == expected
+        wished = ServeSettings(host, tls_port=tls_port, ws_port=8083, wss_port=wss_port)
+        ports = safe_ports(wished, insecure=insecure)
+        assert (ports.port, ports.ws_port) == ((1883, 8083) if plain else (None, None))
+        assert (ports.tls_port, ports.wss_port) == (tls_port, wss_port)
 
     @pytest.mark.parametrize("host", [ANY_ADDRESS, "::", "10.0.0.1", "broker.example", ""])
     def test_off_loopback_it_wants_tls(self, host: str) -> None:
         """Without TLS it does not start (P6)."""
         with pytest.raises(Failure, match="--tls-port"):
-            plain_port(host, 1883, None, insecure=False)
+            safe_ports(ServeSettings(host, ws_port=8083), insecure=False)
 
 
 class TestRequest:

@@ -90,6 +90,7 @@ class TestProfiles:
             "labelKeys": ["a", "b"],
             "publishTopics": ["plant/%d/#"],
             "subscribeTopics": ["x", "y"],
+            "rotateOnFirstUse": False,
             "tokens": 1,
             "devices": 0,
         }

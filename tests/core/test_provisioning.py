@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -344,3 +345,18 @@ def test_the_fold_to_load_is_the_fold_that_is_decided_on(
         assert list(world.facts.devices) == [wanted]
     else:
         assert outcome.reason is Reason.BAD_NAME
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_a_token_yields_exactly_its_maximum(make_world: Callable[..., World], limit: int) -> None:
+    """Twice as many devices as uses, each asking three times (P1)."""
+    world = make_world()
+    token = world.add_token("t", max_registrations=limit)
+    names = [f"gw-{hashlib.sha256(bytes([i])).hexdigest()[:8]}" for i in range(2 * limit)]
+    outcomes = [world.decide(world.request(name, key="t")).outcome for _ in range(3) for name in names]
+    granted = [outcome for outcome in outcomes if isinstance(outcome, Granted)]
+    assert len({outcome.device_id for outcome in granted}) == token.used == limit
+    assert len(granted) == 3 * limit
+    assert len({outcome.value for outcome in granted}) == limit
+    refused = {outcome.reason for outcome in outcomes if isinstance(outcome, Refused)}
+    assert refused == {Reason.EXHAUSTED}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mqttprov.core import secrets
 from mqttprov.core.names import normalise_device_name
-from mqttprov.core.secrets import Keys
+from mqttprov.core.secrets import Keys, new_claim_code, split_claim_code
 
 KEYS = Keys(pepper=b"p" * 32, issuing_key=b"i" * 32)
 parts = st.lists(st.text(st.sampled_from("\0a1:ü"), max_size=4) | st.text(max_size=8), max_size=4)
@@ -109,3 +109,27 @@ def test_comparing_hashes_tells_equal_from_different() -> None:
 def test_a_fingerprint_is_sha256() -> None:
     """Of the DER, in hex."""
     assert secrets.fingerprint(b"x") == hashlib.sha256(b"x").hexdigest()
+
+
+CODE = new_claim_code(bytes(20))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (f"secret:{CODE}", ("secret", CODE)),
+        (f"a:b:{CODE}", ("a:b", CODE)),
+        (f"a:{CODE}:{CODE}", (f"a:{CODE}", CODE)),
+        (f":{CODE}", ("", CODE)),
+        (CODE, (CODE, None)),
+        ("a:b", ("a:b", None)),
+        ("", ("", None)),
+        (f"secret:{CODE}a", (f"secret:{CODE}a", None)),
+        (f"secret:{CODE[:-1]}", (f"secret:{CODE[:-1]}", None)),
+        (f"secret:{CODE.upper()}", (f"secret:{CODE.upper()}", None)),
+        (f"secret:{CODE}\n", (f"secret:{CODE}\n", None)),
+    ],
+)
+def test_a_claim_code_is_parted_from_a_secret_by_its_form_alone(text: str, parts: tuple[str, str | None]) -> None:
+    """What does not end in a colon and exactly a code is a secret as it stands."""
+    assert split_claim_code(text) == parts

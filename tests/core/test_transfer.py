@@ -1,5 +1,7 @@
 """Owners and transfer by the rules: who may offer, who completes it, and what is left of the old owner."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from tests.core.conftest import SECRET, START_MS, World
@@ -171,6 +173,47 @@ def test_credentials_that_the_device_held_are_refused_at_a_transfer() -> None:
     offer(world)
     assert refusal(world, claim(world, token="my-own-token")).reason is Reason.BAD_CREDENTIALS
     assert world.grant(claim(world, token="my-new-token")).value == "my-new-token"
+
+
+BROUGHT: list[dict[str, Any]] = [
+    {"token": "an-old-secret"},
+    {"username": "user-1", "password": "an-old-secret"},
+    {"username": "user-1", "password": "an-old-secret", "client_id": "client-1"},
+    {"username": "user-2", "password": "an-old-secret"},
+]
+
+
+@pytest.mark.parametrize("new", BROUGHT)
+@pytest.mark.parametrize("old", BROUGHT)
+@pytest.mark.parametrize("ended", [False, True])
+def test_no_secret_of_before_comes_back_at_a_transfer(old: dict[str, Any], new: dict[str, Any], ended: bool) -> None:
+    """Whether its credential still lives or has ended, and under whatever login it comes."""
+    world, _ = owned()
+    offer(world)
+    world.connect(world.grant(world.request(key="acme", **old)))
+    if ended:
+        world.connect(world.grant(world.request(key="acme")))
+    assert refusal(world, claim(world, **new)).reason is Reason.BAD_CREDENTIALS
+
+
+def test_a_code_behind_the_secret_completes_a_transfer_and_then_means_nothing() -> None:
+    """A gateway keeps its settings: its owner's token goes on working with a code that is spent (P10)."""
+    world, _ = owned()
+    offer(world)
+    kept = claim(world, code_with_secret=True)
+    first = world.grant(kept)
+    assert world.events[-1].kind is EventKind.TRANSFER_COMPLETED
+    assert world.grant(kept).value == first.value  # P4
+    world.connect(first)
+    second = world.grant(kept)
+    assert (world.events[-1].kind, second.value == first.value) == (EventKind.REPROVISIONED, False)
+    assert world.grant(kept).value == second.value
+    offer(world, "acme")
+    world.connect(world.grant(kept))
+    assert world.device().device.owner == "globex"
+    world.connect(world.grant(claim(world, key="acme")))
+    assert refusal(world, kept).reason is Reason.TRANSFER_CODE
+    assert refusal(world, claim(world, key="default", code_with_secret=True)).reason is Reason.TRANSFER_CODE
 
 
 @pytest.mark.parametrize("state", [LifecycleState.SUSPENDED, LifecycleState.DECOMMISSIONED])

@@ -16,11 +16,11 @@ STOP_TIMEOUT_S: Final = 20.0
 VERBOSE: Final = """
 import logging, pathlib, sys
 logging.basicConfig(level=logging.DEBUG)
-from mqttprov.brokers.embedded import serve
+from mqttprov.brokers.embedded import EmbeddedServer, serve
 from mqttprov.responder.state_directory import StateDirectory
 state = StateDirectory(pathlib.Path(sys.argv[1]))
 tell = lambda urls: print('{"listening": ["' + '", "'.join(urls) + '"]}', flush=True)
-serve(state, host="127.0.0.1", port=int(sys.argv[2]), tls_port=0, on_listening=tell)
+serve(EmbeddedServer(state, host="127.0.0.1", port=int(sys.argv[2]), tls_port=0), tell)
 """
 
 

@@ -38,7 +38,10 @@ def with_free_ports(page: str) -> str:
     page = re.sub(r"^mqttprov serve$", "mqttprov serve --port 1883", page, flags=re.MULTILINE)
     page = page.replace("mqttprov serve --tls-port", "mqttprov serve --port 1883 --tls-port")
     page = re.sub(r"^(mqttprov request (?!.*--port).*)$", r"\1 --port 1883", page, flags=re.MULTILINE)
-    return page.replace("1883", str(free_port())).replace("8883", str(free_port()))
+    page = page.replace("mqttprov serve --ws-port", "mqttprov serve --port 1883 --ws-port")
+    for port in ("1883", "8883", "8083", "8084"):
+        page = page.replace(port, str(free_port()))
+    return page
 
 
 @contextmanager

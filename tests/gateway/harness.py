@@ -8,6 +8,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -269,10 +270,17 @@ class Broker:
 class Running:
     """A gateway that runs in a thread."""
 
-    def __init__(self, settings: GatewaySettings, machine_settings: MachineSettings) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        machine_settings: MachineSettings,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
         self.changes: queue.Queue[StateChanged] = queue.Queue()
         self.seen: list[str] = []
-        self.client = GatewayClient(settings, machine_settings=machine_settings, on_state=self.changes.put)
+        self.client = GatewayClient(
+            settings, machine_settings=machine_settings, on_state=self.changes.put, wall_s=wall_s
+        )
         self.thread = threading.Thread(target=self.client.run)
         self.thread.start()
 

@@ -123,9 +123,9 @@ class Broker:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def new_token(self, name: str) -> RegistrationToken:
+    def new_token(self, name: str, *options: str) -> RegistrationToken:
         """Make a registration token."""
-        issued = self.command("token", "create", "--name", name)
+        issued = self.command("token", "create", "--name", name, *options)
         return RegistrationToken(issued["provisionDeviceKey"], issued["provisionDeviceSecret"])
 
     def device(self, name: str) -> dict[str, Any]:
@@ -194,12 +194,11 @@ class Operator:
             assert self._changed.wait_for(found, PATIENCE_S), f"no such message on {topic}"
             return found()[0]
 
-    def call(self, device: str, method: str) -> Any:
+    def call(self, device: str, method: str, *, params: object) -> Any:
         """Call a remote procedure of a device; give its answer."""
         number = secrets.randbelow(1_000_000)
-        self._client.publish(
-            f"v1/devices/{device}/rpc/request/{number}", json.dumps({"method": method, "params": {}}), qos=1
-        )
+        content = json.dumps({"method": method, "params": params})
+        self._client.publish(f"v1/devices/{device}/rpc/request/{number}", content, qos=1)
         return self.wait_for(f"v1/devices/{device}/rpc/response/{number}")
 
     def close(self) -> None:
@@ -234,11 +233,15 @@ class VendorGateway:
             "TB_GW_CONFIG_DIR": f"{self.config}/",
             "TB_GW_HOST": broker.host,
             "TB_GW_PORT": str(VENDOR_TLS_PORT if tls else broker.port),
-            "TB_GW_PROVISIONING_DEVICE_KEY": token.key,
-            "TB_GW_PROVISIONING_DEVICE_SECRET": token.secret,
             **{f"TB_GW_PROVISIONING_DEVICE_{name}": value for name, value in provisioning.items()},
         }
+        self.configure(token)
         self.start()
+
+    def configure(self, token: RegistrationToken) -> None:
+        """Give it other provisioning settings for its next start."""
+        names = ("TB_GW_PROVISIONING_DEVICE_KEY", "TB_GW_PROVISIONING_DEVICE_SECRET")
+        self._environment.update(zip(names, token, strict=True))
 
     def start(self) -> None:
         """Start it, or start it again."""

@@ -65,7 +65,7 @@ def test_provisions_connects_and_counts_itself_connected(
     gateway.log.wait_for(LIMITS_APPLIED)
     gateway.log.wait_for(STARTED)
     device = gateway.credentials["deviceName"]
-    assert operator.call(device, "gateway_ping") == {"code": 200, "resp": "pong"}
+    assert operator.call(device, "gateway_ping", params={}) == {"code": 200, "resp": "pong"}
     operator.wait_for(f"v1/devices/{device}/telemetry", lambda content: "machineStats" in str(content))
     row = broker.device(device)
     assert (row["state"], row["credentialStatus"], row["generation"]) == ("active", "active", 1)

@@ -207,7 +207,7 @@ def test_two_files_that_do_not_make_an_authority_are_refused(authority: Authorit
         (own, key[:100]): "private key cannot be read",
         (own, other.private_key_pem()): "not that of an authority with this EC key",
         (own, ed25519_key): "not that of an authority with this EC key",
-        (server, server_key): "not that of an authority with this EC key",
+        (server, server_key): "not that of an authority that may sign certificates",
     }.items():
         with pytest.raises(ValueError, match=why) as caught:
             Authority.from_pem(*pair)

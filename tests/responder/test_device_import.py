@@ -9,6 +9,7 @@ from tests.responder.desk import Answers, Desk
 
 from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import Granted, Reason, Refused, SuppliedCertificate
+from mqttprov.core.secrets import new_claim_code
 from mqttprov.responder.acting import PartlyMade
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
@@ -58,11 +59,12 @@ class TestImport:
             line(9, "GW-2"),
             line(11, "gw\udc80"),
             line(10),
+            line(12, claim_secret=f"secret:{new_claim_code(bytes(20))}"),
         ]
         count, faults = run(desk, *lines)
-        assert count == ImportCount(2, 0, 8)
-        assert [fault.number for fault in faults] == [3, 4, 5, 6, 7, 8, 9, 11]
-        assert "another spelling" in faults[-2].text
+        assert count == ImportCount(2, 0, 9)
+        assert [fault.number for fault in faults] == [3, 4, 5, 6, 7, 8, 9, 11, 12]
+        assert "another spelling" in faults[6].text
         assert "short" not in faults[4].text.replace("too short", "")
         assert {row.name for row in desk.reader.devices()} == {"gw-2", "gw-10"}
 

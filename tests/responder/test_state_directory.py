@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.responder.desk import NOW_MS, Desk
 
-from mqttprov.responder import state_directory
+from mqttprov.responder import state_directory, state_files
 from mqttprov.responder.administration import IssuedToken
 from mqttprov.responder.state_directory import StateDirectory, StateError, initialise
 from mqttprov.store.sqlite import SqliteStore
@@ -40,7 +40,7 @@ def test_what_was_initialised_is_not_replaced(tmp_path: Path) -> None:
 def test_an_interrupted_run_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Wherever it stopped, the next run completes the directory and tells key and secret (P10)."""
     path, calls = tmp_path / "s", 0
-    write_once = state_directory._write_once
+    write_once = state_files.write_once
 
     def stop_here() -> None:
         nonlocal calls
@@ -56,7 +56,7 @@ def test_an_interrupted_run_is_completed(tmp_path: Path, monkeypatch: pytest.Mon
         stop_here()
         return SqliteStore(file, create=create)
 
-    monkeypatch.setattr(state_directory, "_write_once", interrupted_write)
+    monkeypatch.setattr(state_directory, "write_once", interrupted_write)
     monkeypatch.setattr(state_directory, "SqliteStore", interrupted_store)
     with pytest.raises(KeyboardInterrupt):
         make(path)
@@ -116,6 +116,7 @@ def test_lost_keys_are_not_made_anew_beside_a_database(tmp_path: Path, name: str
         ("mqttprov.toml", "[serve]\nport = 'x'", "serve.port"),
         ("mqttprov.toml", "[serve]\nport = 70000", "65535"),
         ("mqttprov.toml", "[serve]\nhots = 'x'", "did you mean 'serve.host'"),
+        ("mqttprov.toml", "[tls]\nclient_certificates = 'never'", "tls.client_certificates"),
         ("mqttprov.toml", "[sevre]\n", "did you mean 'serve'"),
         ("mqttprov.toml", "colour = 1", "known are: serve"),
         ("mqttprov.toml", "serve = 1", "mqttprov.toml"),

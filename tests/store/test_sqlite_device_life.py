@@ -138,3 +138,15 @@ def test_a_due_rotation_shows_until_the_device_has_fetched_it(world: World) -> N
     seen.append(next(reader.devices()).rotation_due)
     assert seen == [False, True, False]
     reader.close()
+
+
+def test_what_has_ended_is_known_while_the_device_is_offered(world: World) -> None:
+    """A credential that ended before must not come back with the new owner."""
+    world.batch(world.request("gw-1"), ("gw-1", 1))
+    world.batch(world.request("gw-1"), ("gw-1", 2))
+    for verb, numbers in ((suspend, []), (resume, []), (offered, [1]), (cancel_transfer, [])):
+        act(world, verb)
+        with world.store.write() as transaction:
+            known = world.facts(transaction, "gw-1").devices["gw-1"]
+        assert [c.generation for c in known.ended] == numbers
+        assert [c.generation for c in known.credentials] == [2]

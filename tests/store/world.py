@@ -11,7 +11,8 @@ from mqttprov.core.provisioning import Context, Decision, decide, lookup_fold
 from mqttprov.core.requests import ProvisionRequest
 from mqttprov.core.secrets import Keys
 from mqttprov.store.protocol import NewToken
-from mqttprov.store.sqlite import SqliteStore, SqliteTransaction
+from mqttprov.store.sqlite import SqliteStore
+from mqttprov.store.sqlite_transaction import SqliteTransaction
 
 NOW_MS = 1_700_000_000_000
 

@@ -14,6 +14,7 @@ from mqttprov.core.requests import Malformed, ProvisionRequest, SuppliedCertific
 from mqttprov.wire.thingsboard import Encoding, decode, encoding_of
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+CODE = "mqp_cc_" + 4 * "abcdez27"
 
 # The request of gateway 3.8.5 as it was seen on the wire: a whole PUBLISH packet (thingsboard.md section 11.4).
 SEEN_PACKET = bytes.fromhex(
@@ -55,6 +56,14 @@ CASES: dict[str, tuple[str, ProvisionRequest]] = {
         ('{"provisionDeviceKey":"KEY","provisionDeviceSecret":"SECRET","username":"u1","password":null,"clientId":null,'
         '"credentialsType":"MQTT_BASIC"}'),
         ProvisionRequest("KEY", "SECRET", credentials_type=CredentialsType.MQTT_BASIC, username="u1"),
+    ),
+    "claim code behind the secret": (
+        f'{{"provisionDeviceKey":"KEY","provisionDeviceSecret":"SEC:RET:{CODE}"}}',
+        ProvisionRequest("KEY", "SEC:RET", claim_code=CODE, code_with_secret=True),
+    ),
+    "claim code in a field of its own": (
+        f'{{"claimCode":"{CODE}","provisionDeviceKey":"KEY","provisionDeviceSecret":"SECRET:{CODE}"}}',
+        ProvisionRequest("KEY", f"SECRET:{CODE}", claim_code=CODE),
     ),
     "key and secret alone": (
         '{"provisionDeviceKey":"KEY","provisionDeviceSecret":"SECRET"}',

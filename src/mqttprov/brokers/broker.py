@@ -5,6 +5,7 @@ to provisioning requests never come here; they go from the responder to the conn
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -14,10 +15,12 @@ import msgspec
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
+from mqttprov.brokers.outcomes import LoginRefused, Recorded, SessionBegun, SessionEnded
+from mqttprov.brokers.outcomes import Outcome as Happened
 from mqttprov.brokers.wheel import DeadlineWheel
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
-from mqttprov.core.login import Holder, LoginRefusal, Principal, Role
+from mqttprov.core.login import Holder, Principal, Role
 from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import (
     AUDIT_PREFIX,
@@ -64,6 +67,7 @@ class EmbeddedBroker:
         new_client_id: Callable[[], str],
         max_connections: int,
         trust_certificate: Callable[[str], None] | None = None,
+        on_outcome: Callable[[Happened], None] | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
         self.responder = responder
@@ -75,6 +79,7 @@ class EmbeddedBroker:
         self._loop = loop
         self._max_connections = max_connections
         self._trust_certificate = trust_certificate
+        self._on_outcome = on_outcome  # None: nobody wants to know, and nothing is made for him
         self._connections: set[Connection] = set()
         self.empty = asyncio.Event()  # set while no connection is open
         self.empty.set()
@@ -98,7 +103,9 @@ class EmbeddedBroker:
     # --- connections ---
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False when there are too many (P9)."""
+        """Count a new connection, at the latest when it is made; False when there are too many (P9)."""
+        if connection in self._connections:
+            return True
         if len(self._connections) >= self._max_connections:
             _log.warning("refused a connection from %s: %d are open already", connection.source, self._max_connections)
             return False
@@ -133,6 +140,8 @@ class EmbeddedBroker:
                 other.end(ReasonCode.NOT_AUTHORIZED)
         others = self._by_principal.setdefault(place[0], {})
         others[connection] = None
+        if self._on_outcome is not None:
+            self._on_outcome(SessionBegun(principal, connection.source))
         if len(others) > MAX_SESSIONS_PER_DEVICE:
             next(iter(others)).end(ReasonCode.QUOTA_EXCEEDED)
 
@@ -148,9 +157,12 @@ class EmbeddedBroker:
         if self._by_client.get((identity, connection.session.client_id)) is connection:
             del self._by_client[identity, connection.session.client_id]
         others = self._by_principal.get(identity, {})
+        was_inside = connection in others
         others.pop(connection, None)
         if not others:
             self._by_principal.pop(identity, None)
+        if was_inside and self._on_outcome is not None:
+            self._on_outcome(SessionEnded(principal, connection.source))
         self.farewells.left(connection)
         will, connection.session.will = connection.session.will, None
         if will is not None and may_publish(principal, will.topic):
@@ -160,6 +172,11 @@ class EmbeddedBroker:
         """End all sessions."""
         for connection in list(self._connections):
             connection.end(reason)
+
+    def cut_off(self) -> None:
+        """Cut off those that have ended, but do not read what is left for them."""
+        for connection in list(self._connections):
+            connection.expire()
 
     # --- messages ---
 
@@ -229,6 +246,12 @@ class EmbeddedBroker:
             self._ask_to_rotate(event)
         elif event.kind == EventKind.LABELLED:
             self._relabel(event)
+        elif self._trust_certificate is not None:
+            for pem in self.responder.new_certificates(event):
+                self._trust_certificate(pem)
+        if self._on_outcome is not None:
+            with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
+                self._on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _ended_by(self, event: ChainedEvent) -> list[Connection]:
@@ -243,7 +266,7 @@ class EmbeddedBroker:
             generation = parse_body(event.body)[1].generation or 0
         except ValueError:  # damaged in the store: rather one login too many
             return sessions
-        return [s for s in sessions if s.principal is None or s.principal.generation < generation]
+        return self._older(event.device_id or "", generation)
 
     def publish_checkpoint(self, note: str) -> None:
         """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
@@ -328,6 +351,16 @@ class EmbeddedBroker:
         ):
             self._trust_certificate(outcome.value)
 
+    def end_former(self, outcome: Outcome) -> None:
+        """End what the last owner of a device has open, before the new one learns that it is his (P7)."""
+        if isinstance(outcome, Granted) and outcome.ended_before:
+            for session in self._older(outcome.device_id, outcome.ended_before):
+                session.end(ReasonCode.NOT_AUTHORIZED)
+
+    def _older(self, device_id: str, generation: int) -> list[Connection]:
+        sessions = self._by_principal.get(device_id, ())
+        return [s for s in sessions if s.principal is None or s.principal.generation < generation]
+
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""
         while self.dirty:
@@ -349,9 +382,11 @@ class EmbeddedBroker:
         """Note that a client broke the protocol."""
         _log.info("connection from %s ended: %s", connection.source, error)
 
-    def log_refusal(self, connection: Connection, refusal: LoginRefusal) -> None:
+    def log_refusal(self, connection: Connection, refusal: str) -> None:
         """Note that a login was refused. Not the client id: some clients put their access token there (P6)."""
         _log.info("login from %s refused: %s", connection.source, refusal)
+        if self._on_outcome is not None:
+            self._on_outcome(LoginRefused(refusal, connection.source))
 
 
 def _identity(principal: Principal) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from mqttprov.core.credentials import PROVISION_LOGIN
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal, Principal
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
-from mqttprov.core.requests import Outcome
+from mqttprov.core.requests import FactoryIdentity, Outcome
 from mqttprov.mqtt import (
     Connect,
     ConnectReceived,
@@ -45,6 +45,10 @@ _REFUSALS: Final = {
     LoginRefusal.STATE: ReasonCode.NOT_AUTHORIZED,
     LoginRefusal.SUPERSEDED: ReasonCode.BAD_USER_NAME_OR_PASSWORD,  # as UNKNOWN; for the audit only
     LoginRefusal.UNAVAILABLE: ReasonCode.SERVER_UNAVAILABLE,
+    LoginRefusal.CERTIFICATE: ReasonCode.NOT_AUTHORIZED,
+    LoginRefusal.CHAIN: ReasonCode.NOT_AUTHORIZED,
+    LoginRefusal.FACTORY_SPENT: ReasonCode.NOT_AUTHORIZED,
+    LoginRefusal.FACTORY_SHARED: ReasonCode.NOT_AUTHORIZED,
 }
 
 
@@ -52,9 +56,11 @@ class Connection(asyncio.Protocol):
     """A client's connection from accept to close."""
 
     __slots__ = (
+        "_accepted",
         "_broker",
         "_congested",
         "_deadline_s",
+        "_factory",
         "_paused",
         "_pending_requests",
         "_response_qos",
@@ -69,9 +75,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, broker: "EmbeddedBroker") -> None:
         self._broker = broker
         self._transport: asyncio.Transport | None = None
+        self._accepted = False
         self._congested = False
         self._paused = False
         self._pending_requests = 0
+        self._factory: FactoryIdentity | None = None  # which device a provisioning session has shown to be
         self._response_qos: int | None = None  # of its subscription to the response topic
         self._seen_s = broker.now_s()
         self._deadline_s: float | None = self._seen_s + CONNECT_TIMEOUT_S
@@ -126,7 +134,7 @@ class Connection(asyncio.Protocol):
             return None
         if self.session.closed:
             return self._deadline_s
-        timeout = self.session.keep_alive_timeout_s if self.principal else None
+        timeout = self.session.keep_alive_timeout_s if self._accepted else None
         alive_until = self._seen_s + timeout if timeout is not None else None
         if alive_until is None or self._deadline_s is None:
             return alive_until if self._deadline_s is None else self._deadline_s
@@ -190,17 +198,16 @@ class Connection(asyncio.Protocol):
         self._broker.dirty.add(self)
 
     def _on_connect(self, connect: Connect) -> None:
+        certificate = self._certificate()
+        hashed = hashlib.sha256(certificate).hexdigest() if certificate else None
         if PROVISION_LOGIN in {connect.username, connect.client_id}:
-            # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
-            self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
-            self._handle(
-                self.session.accept(
-                    assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
-                )
-            )
-            return
-        password = connect.password.decode("utf-8", "surrogateescape") if connect.password is not None else None
-        attempt = LoginAttempt(connect.client_id, connect.username, password, self._certificate())
+            if certificate is None:
+                self._begin_provisioning(connect, None)
+                return
+            attempt = LoginAttempt(connect.client_id, None, None, hashed, certificate, provisioning=True)
+        else:
+            password = connect.password.decode("utf-8", "surrogateescape") if connect.password is not None else None
+            attempt = LoginAttempt(connect.client_id, connect.username, password, hashed, certificate)
 
         def decided(login: Login) -> None:
             if not self.session.closed:
@@ -209,10 +216,23 @@ class Connection(asyncio.Protocol):
 
         self._broker.responder.login(attempt, self.source, decided)
 
+    def _begin_provisioning(self, connect: Connect, factory: FactoryIdentity | None) -> None:
+        # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
+        self._factory = factory
+        self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
+        self._handle(
+            self.session.accept(
+                assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
+            )
+        )
+
     def _on_login(self, connect: Connect, login: Login) -> None:
+        if login.provisioning:
+            self._begin_provisioning(connect, login.factory)
+            return
         if login.principal is None:
             refusal = login.refusal or LoginRefusal.UNKNOWN
-            self._broker.log_refusal(self, refusal)
+            self._broker.log_refusal(self, login.reason or str(refusal))
             self.session.refuse(_REFUSALS[refusal])
             self._broker.dirty.add(self)
             return
@@ -222,21 +242,25 @@ class Connection(asyncio.Protocol):
             assigned_client_id=self._assigned_id(connect), max_packet_bytes=self._broker.limits.max_packet_bytes
         )
         self._broker.enter(self)
+        self._keep_alive()
+        self._handle(events)
+
+    def _keep_alive(self) -> None:
+        """Hold the client to its keep alive from now on."""
+        self._accepted = True
         if (self.session.keep_alive_timeout_s or CONNECT_TIMEOUT_S) < CONNECT_TIMEOUT_S:
             self._broker.wheel.watch(self)
-        self._handle(events)
 
     def _assigned_id(self, connect: Connect) -> str | None:
         needs_one = not connect.client_id and connect.version is ProtocolVersion.V5
         return self._broker.new_client_id() if needs_one else None
 
-    def _certificate(self) -> str | None:
-        """Give the SHA-256 of the client certificate that the TLS handshake has checked."""
+    def _certificate(self) -> bytes | None:
+        """Give the client certificate (DER) that the TLS handshake has checked."""
         tls = self._transport.get_extra_info("ssl_object") if self._transport else None
         if not isinstance(tls, ssl.SSLObject):
             return None
-        der = tls.getpeercert(binary_form=True)
-        return hashlib.sha256(der).hexdigest() if der else None
+        return tls.getpeercert(binary_form=True) or None
 
     def _on_publish(self, publish: Publish) -> None:
         if self.principal is not None:
@@ -258,6 +282,7 @@ class Connection(asyncio.Protocol):
         def reply(payload: bytes, outcome: Outcome) -> None:
             self._pending_requests -= 1
             self._broker.trust(outcome)
+            self._broker.end_former(outcome)
             if self.session.closed:
                 return
             if publish.packet_id is not None:
@@ -268,7 +293,7 @@ class Connection(asyncio.Protocol):
             self._broker.dirty.add(self)
             self._broker.flush_soon()
 
-        self._broker.responder.request(publish.payload, self.source, reply)
+        self._broker.responder.request(publish.payload, self.source, reply, self._factory)
 
     def _on_subscribe(self, subscribe: Subscribe) -> None:
         if self.principal is not None:

@@ -22,18 +22,30 @@ import uvloop
 from mqttprov.brokers import tls
 from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
-from mqttprov.brokers.connection import Connection
+from mqttprov.brokers.listeners import Door, Listeners
+from mqttprov.brokers.outcomes import Outcome
+from mqttprov.brokers.websocket import PATH, WebSocket
+from mqttprov.core.audit import ChainedEvent, EventKind
+from mqttprov.core.credentials import SignedCertificate
 from mqttprov.mqtt import ReasonCode
+from mqttprov.responder.certificate_lists import PeriodicLists
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
+from mqttprov.responder.state_files import StateError
+from mqttprov.store.protocol import StoreUnavailable
 
-BACKLOG: Final = 4096  # the usual 100 turns a connection storm into seconds of SYN retries (amqtt-and-ceilings.md)
-TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
 OUTBOX_INTERVAL_S: Final = 0.1
 DRAIN_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 2.0
+_AUTHORITIES_CHANGED: Final = frozenset(
+    {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
+)
 _SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
+MQTT: Final = Door("mqtt", "", lambda connection: connection)
+MQTTS: Final = Door("mqtts", "", lambda connection: connection)
+WS: Final = Door("ws", PATH, WebSocket)
+WSS: Final = Door("wss", PATH, WebSocket)
 
 _log = logging.getLogger(__name__)
 
@@ -48,21 +60,37 @@ def now_ms() -> int:
 
 
 class EmbeddedServer:
-    """Broker, responder and listeners of one state directory, within a running event loop."""
+    """Broker, responder and listeners of one state directory, within a running event loop.
 
-    def __init__(self, state: StateDirectory, *, host: str, port: int | None, tls_port: int | None) -> None:
+    Port 0 takes any free one; None opens no such listener. `on_outcome` is told what happens and must not raise.
+    """
+
+    def __init__(
+        self,
+        state: StateDirectory,
+        *,
+        host: str,
+        port: int | None,
+        tls_port: int | None = None,
+        ws_port: int | None = None,
+        wss_port: int | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> None:
         self._state = state
+        self._on_outcome = on_outcome
         self._host = host
-        self._port = port
-        self._tls_port = tls_port
-        self._servers: list[asyncio.Server] = []
+        self._plain = ((MQTT, port), (WS, ws_port))
+        self._secure = ((MQTTS, tls_port), (WSS, wss_port))
         self._ticks: list[asyncio.TimerHandle] = []
         self._stopping = False
 
     async def start(self) -> list[str]:
-        """Open the listeners and give their URLs. Raises `BrokerError` and `StateError`."""
+        """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         signer = self._state.audit_signer(os.urandom)
+        self._state.settle_authorities()
+        self._authorities = self._state.authorities()
+        self._context: ssl.SSLContext | None = None
         checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)
         self._responder = Responder(
             self._state.store,
@@ -71,13 +99,14 @@ class EmbeddedServer:
             now_s=time.monotonic,
             entropy=os.urandom,
             call_soon=loop.call_soon_threadsafe,
-            sign=self._state.authority.sign_device,
+            sign=self._sign,
         )
         self._bell: Bell | None = None
+        self._listeners: Listeners | None = None
         try:
             urls = await self._open(loop, checkpoints)
-        except BrokerError:
-            await self._close_listeners()
+        except BaseException:
+            self._close_listeners()
             await self._close_bell()
             self._responder.release()
             raise
@@ -87,15 +116,25 @@ class EmbeddedServer:
         return urls
 
     async def _open(self, loop: asyncio.AbstractEventLoop, checkpoints: CheckpointWriter) -> list[str]:
-        context = self._tls_context() if self._tls_port is not None else None
+        secure = any(port is not None for _, port in self._secure)
+        self._context = context = self._tls_context() if secure else None
         self.broker = EmbeddedBroker(
             self._responder,
             loop,
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
-            max_connections=_raise_file_limit() - _SPARE_FILES,
+            max_connections=max(file_limit() - _SPARE_FILES, 1),
             trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
+            on_outcome=self._on_outcome,
         )
-        self._responder.open_outbox(self.broker.publish_event)
+        self._responder.open_outbox(self._publish_event)
+        if context is not None:  # after the outbox took its place: no certificate is registered between the two
+            tls.trust(context, [self._authorities.certificates_pem, *self._responder.certificates()])
+        self._lists = PeriodicLists(
+            self._state.certificate_lists(now_ms),
+            now_s=time.monotonic,
+            run_aside=lambda function: loop.run_in_executor(None, function),
+            call_soon=loop.call_soon_threadsafe,
+        )
         self._checkpoints = PeriodicCheckpoints(
             checkpoints,
             self.broker.publish_checkpoint,
@@ -108,17 +147,17 @@ class EmbeddedServer:
             await self._bell.open(self._act)
         except OSError as error:
             raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
-        urls = []
+        self._listeners = Listeners(self.broker)
+        plain = [await self._listen(door, port, None) for door, port in self._plain if port is not None]
+        return plain + [await self._listen(door, port, context) for door, port in self._secure if port is not None]
+
+    async def _listen(self, door: Door, port: int, context: ssl.SSLContext | None) -> str:
+        assert self._listeners is not None  # noqa: S101 - for the type checker: made before
         try:
-            if self._port is not None:
-                urls.append(await self._listen("mqtt", self._port, None))
-            if self._tls_port is not None:
-                urls.append(await self._listen("mqtts", self._tls_port, context))
+            return await self._listeners.open(door, self._host, port, context)
         except OSError as error:
-            raise BrokerError(
-                f"cannot listen on {self._host}: {error.strerror or error}; choose another port"
-            ) from error
-        return urls
+            why = error.strerror or error
+            raise BrokerError(f"cannot listen on {self._host}, port {port}: {why}; choose another port") from error
 
     def _tls_context(self) -> ssl.SSLContext:
         settings, path = self._state.settings.tls, self._state.path
@@ -129,37 +168,47 @@ class EmbeddedServer:
         else:
             certificate, key = self._made_certificate(path)
         try:
-            context = tls.server_context(certificate, key)
+            return tls.server_context(certificate, key, required=settings.client_certificates == "required")
         except (OSError, ssl.SSLError) as error:
             raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
-        tls.trust(context, [self._state.authority.certificate_pem, *self._responder.certificates()])
-        return context
 
     def _made_certificate(self, path: Path) -> tuple[Path, Path]:
         try:
-            return tls.make_server_certificate(self._state.authority, self._host, path, now_ms())
+            return tls.make_server_certificate(self._authorities.serving(now_ms()), self._host, path, now_ms())
         except (OSError, ValueError) as error:
             raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
 
-    async def _listen(self, scheme: str, port: int, context: ssl.SSLContext | None) -> str:
-        loop = asyncio.get_running_loop()
-        timeout = TLS_HANDSHAKE_TIMEOUT_S if context else None
-        server = await loop.create_server(
-            lambda: Connection(self.broker),
-            self._host,
-            port,
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=timeout,
-        )
-        self._servers.append(server)
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{scheme}://{shown}:{server.sockets[0].getsockname()[1]}"
+    def _sign(
+        self, csr_pem: str, device_id: str, device_name: str, serial_entropy: bytes, at_ms: int
+    ) -> SignedCertificate:
+        """Have a device's certificate issued by the authority that is active now."""
+        return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
+
+    def _publish_event(self, event: ChainedEvent) -> None:
+        if event.kind in _AUTHORITIES_CHANGED:
+            self._take_up_authorities()
+        self._lists.note(event)
+        self.broker.publish_event(event)
+
+    def _take_up_authorities(self) -> None:
+        """Sign and trust as the store says now, without a restart; what cannot be taken up leaves all as it was."""
+        try:
+            authorities = self._state.authorities()
+            if self._context is not None:
+                tls.trust(self._context, [authorities.certificates_pem])
+                changed = authorities.serving(now_ms()).key_id != self._authorities.serving(now_ms()).key_id
+                self._authorities = authorities
+                if changed and not self._state.settings.tls.certificate:
+                    self._context.load_cert_chain(*self._made_certificate(self._state.path))
+            self._authorities = authorities
+        except (StateError, StoreUnavailable, BrokerError, OSError) as error:
+            _log.error("the certificate authorities were not taken up; restart after this is repaired: %s", error)
 
     def _tick(self) -> None:
         """Publish audit events, of this process and of others."""
         more = self._responder.tick()
         self._checkpoints.tick(self._responder.published_seq)
+        self._lists.tick()
         self.broker.flush()
         delay = 0.0 if more else OUTBOX_INTERVAL_S
         self._repeat(0, delay, self._tick)
@@ -188,7 +237,7 @@ class EmbeddedServer:
         self._stopping = True
         for handle in self._ticks:
             handle.cancel()
-        await self._close_listeners()
+        self._close_listeners()
         self._responder.close()
         loop = asyncio.get_running_loop()
         if not await loop.run_in_executor(None, self._responder.join, DRAIN_TIMEOUT_S):
@@ -196,12 +245,16 @@ class EmbeddedServer:
         await asyncio.sleep(0)  # the last answers are delivered before this goes on
         self._responder.finish()
         note = await loop.run_in_executor(None, self._checkpoints.write_now)
+        await loop.run_in_executor(None, self._lists.write_now)
         if note is not None:
             self.broker.publish_checkpoint(note)
         self.broker.flush()
         self.broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self.broker.empty.wait(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            self.broker.cut_off()
+            await self.broker.empty.wait()
         await self._close_bell()
         self._responder.release()
 
@@ -209,33 +262,29 @@ class EmbeddedServer:
         if self._bell is not None:
             await self._bell.close()
 
-    async def _close_listeners(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+    def _close_listeners(self) -> None:
+        if self._listeners is not None:
+            self._listeners.close()
 
 
-def _raise_file_limit() -> int:
-    """Allow as many open files as the system lets us; give that number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+def file_limit() -> int:
+    """Give how many files this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(soft, 1_000_000) if soft != resource.RLIM_INFINITY else 1_000_000
 
 
-async def _serve(
-    state: StateDirectory,
-    host: str,
-    port: int | None,
-    tls_port: int | None,
-    on_listening: Callable[[list[str]], None],
-) -> None:
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = EmbeddedServer(state, host=host, port=port, tls_port=tls_port)
     on_listening(await server.start())
     # What lives from start to end need not be looked at again by every collection.
     gc.collect()
@@ -248,17 +297,11 @@ async def _serve(
     await server.stop()
 
 
-def serve(
-    state: StateDirectory,
-    *,
-    host: str,
-    port: int | None,
-    tls_port: int | None,
-    on_listening: Callable[[list[str]], None],
-) -> None:
+def serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
     """Run broker and responder until SIGTERM or SIGINT; `on_listening` gets the URLs once. Raises `BrokerError`.
 
-    Port 0 takes any free one; None opens no such listener.
+    The process is the broker's: what belongs to the process as a whole is set here, and nowhere else.
     """
+    _raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(state, host, port, tls_port, on_listening))
+        runner.run(_serve(server, on_listening))

@@ -1,8 +1,9 @@
-"""TLS of the embedded broker: its own certificate, and client certificates that are registered one by one.
+"""TLS of the embedded broker: its own certificate, and the client certificates that it lets through.
 
 A device may come without a certificate (to provision, or with a token) and with one. Certificates that devices made
-themselves are trusted each by itself: with `VERIFY_X509_PARTIAL_CHAIN` any certificate can be an anchor, and new ones
-are added to the live context (thingsboard.md section 12). Who it is and whether it may is decided at CONNECT.
+themselves or were imported with are trusted each by itself: with `VERIFY_X509_PARTIAL_CHAIN` any certificate can be an
+anchor, and new ones are added to the live context (thingsboard.md section 12); so are the authorities of profiles. Who
+it is and whether it may is decided at CONNECT.
 """
 
 import socket
@@ -14,18 +15,21 @@ from pathlib import Path
 from mqttprov.pki.authority import Authority
 
 
-def server_context(certificate: Path, private_key: Path) -> ssl.SSLContext:
-    """Make the listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError."""
+def server_context(certificate: Path, private_key: Path, *, required: bool) -> ssl.SSLContext:
+    """Make the listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError.
+
+    `required` turns clients without a certificate away in the handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, private_key)
-    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
 def trust(context: ssl.SSLContext, certificates: Iterable[str]) -> None:
-    """Accept these client certificates (PEM) in handshakes from now on."""
+    """Accept these client certificates (PEM), and what they issued, in handshakes from now on."""
     pem = "\n".join(certificates)
     if pem:
         context.load_verify_locations(cadata=pem)

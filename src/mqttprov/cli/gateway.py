@@ -31,6 +31,10 @@ def run(
     heartbeat_s: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two heartbeats, sent as telemetry.")
     ] = 60.0,
+    csr: Annotated[
+        bool,
+        typer.Option("--csr", help="Ask for a certificate of the server's authority, and renew it before it runs out."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Be a gateway until SIGTERM or Ctrl-C; prints every change of its state.
@@ -54,7 +58,9 @@ def run(
 
     log_to_stderr(logging.WARNING)  # the changes themselves are printed
     try:
-        settings = GatewaySettings.from_environment(os.environ, host=host, port=port, directory=directory)
+        settings = GatewaySettings.from_environment(
+            os.environ, host=host, port=port, directory=directory, signing_request=csr
+        )
         client = GatewayClient(settings, machine_settings=MachineSettings(heartbeat_s=heartbeat_s), on_state=on_state)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: client.stop())

@@ -27,6 +27,7 @@ _NOUNS: Final = {
     "device": "devices",
     "operator": "operators",
     "audit": "audit",
+    "ca": "ca",
     "gateway": "gateway",
 }
 NAMES: Final = (*_VERBS, *_NOUNS)

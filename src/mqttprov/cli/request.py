@@ -29,6 +29,16 @@ CaOption = Annotated[
 ]
 
 
+SecretFileOption = Annotated[Path | None, typer.Option(metavar="F", help=FROM_FILE_HELP)]
+SecretStdinOption = Annotated[bool, typer.Option("--secret-stdin", help="Read the secret from standard input.")]
+CertificateOption = Annotated[Path | None, typer.Option(metavar="PEM", help="File with the device's certificate.")]
+FactoryCertificateOption = Annotated[
+    Path | None,
+    typer.Option(metavar="PEM", help="Certificate to show in TLS; it may stand for key and secret."),
+]
+FactoryKeyOption = Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of --factory-certificate.")]
+
+
 class _Reply(msgspec.Struct):
     status: Status
 
@@ -37,16 +47,14 @@ def request(
     key: KeyOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 1883,
-    secret_file: Annotated[Path | None, typer.Option(metavar="F", help=FROM_FILE_HELP)] = None,
-    secret_stdin: Annotated[bool, typer.Option("--secret-stdin", help="Read the secret from standard input.")] = False,
+    secret_file: SecretFileOption = None,
+    secret_stdin: SecretStdinOption = False,
     device_name: Annotated[str | None, typer.Option(metavar="N", help="deviceName; one is made without it.")] = None,
     token_file: Annotated[Path | None, typer.Option(metavar="F", help="File with the access token to use.")] = None,
     username: Annotated[str | None, typer.Option(metavar="U", help="MQTT user name to use.")] = None,
     password_file: Annotated[Path | None, typer.Option(metavar="F", help="File with the MQTT password to use.")] = None,
     client_id: Annotated[str | None, typer.Option(metavar="C", help="MQTT client id to use.")] = None,
-    certificate_file: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="File with the device's certificate.")
-    ] = None,
+    certificate_file: CertificateOption = None,
     csr_file: Annotated[Path | None, typer.Option(metavar="PEM", help="File with a signing request.")] = None,
     credentials_type: Annotated[CredentialsType | None, typer.Option(help="Type of credentials to ask for.")] = None,
     claim_code_file: Annotated[
@@ -54,6 +62,8 @@ def request(
     ] = None,
     gateway: Annotated[bool, typer.Option("--gateway", help="The device is a gateway.")] = False,
     tls_ca: CaOption = None,
+    factory_certificate: FactoryCertificateOption = None,
+    factory_key: FactoryKeyOption = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to wait, in seconds.")] = 10.0,
     json: JsonOption = False,
 ) -> None:
@@ -61,13 +71,10 @@ def request(
 
     Exit status: 0 SUCCESS, 3 NOT_FOUND, 1 FAILURE, 6 no reply. Secrets come from files or standard input.
     """
-    if (secret_file is None) is not secret_stdin:
-        raise Failure("give either --secret-file or --secret-stdin", Exit.USAGE)
-    secret = values.secret_from_stdin() if secret_file is None else values.secret_from_file(secret_file)
-    key, secret = values.registration_token(key, secret)
+    tls = _with_factory_certificate(tls_context(port, tls_ca), factory_certificate, factory_key)
+    without = factory_certificate is not None and secret_file is None and not secret_stdin
     fields: dict[str, Any] = {
-        "provisionDeviceKey": key,
-        "provisionDeviceSecret": secret,
+        **({} if without else _key_and_secret(key, secret_file, stdin=secret_stdin)),
         "deviceName": device_name,
         "credentialsType": credentials_type,
         "token": from_file(token_file),
@@ -81,10 +88,34 @@ def request(
     }
     payload = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
     try:
-        reply = request_once(payload, host=host, port=port, tls=tls_context(port, tls_ca), timeout_s=timeout_s)
+        reply = request_once(payload, host=host, port=port, tls=tls, timeout_s=timeout_s)
     except NoReply as error:
         raise Failure(str(error), Exit.UNAVAILABLE) from error
     _tell(reply, json=json)
+
+
+def _key_and_secret(key: str | None, secret_file: Path | None, *, stdin: bool) -> dict[str, str]:
+    if (secret_file is None) is not stdin:
+        raise Failure("give either --secret-file or --secret-stdin", Exit.USAGE)
+    secret = values.secret_from_stdin() if secret_file is None else values.secret_from_file(secret_file)
+    key, secret = values.registration_token(key, secret)
+    return {"provisionDeviceKey": key, "provisionDeviceSecret": secret}
+
+
+def _with_factory_certificate(
+    tls: ssl.SSLContext | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext | None:
+    if certificate is None and key is None:
+        return tls
+    if tls is None or certificate is None or key is None:
+        raise Failure(
+            "a factory identity is shown in TLS: give --factory-certificate, --factory-key and --tls-ca", Exit.USAGE
+        )
+    try:
+        tls.load_cert_chain(certificate, key, password="")  # an empty one, so that nobody is asked
+    except OSError as error:  # also ssl.SSLError
+        raise Failure(f"{certificate} and {key} are not a certificate with its key: {error}", Exit.USAGE) from error
+    return tls
 
 
 def from_file(path: Path | None) -> str | None:

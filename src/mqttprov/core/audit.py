@@ -20,6 +20,7 @@ class EventKind(StrEnum):
 
     INITIALISED = "initialised"
     PROFILE_CREATED = "profile-created"
+    PROFILE_UPDATED = "profile-updated"
     TOKEN_CREATED = "token-created"  # noqa: S105 - a kind of event
     TOKEN_UPDATED = "token-updated"  # noqa: S105 - a kind of event
     TOKEN_REVOKED = "token-revoked"  # noqa: S105 - a kind of event
@@ -46,6 +47,9 @@ class EventKind(StrEnum):
     LABELLED = "labelled"
     OWNER_ASSIGNED = "owner-assigned"
     TAKEN_OVER = "taken-over"
+    AUTHORITY_CREATED = "authority-created"
+    AUTHORITY_ROTATED = "authority-rotated"
+    AUTHORITY_RETIRED = "authority-retired"
 
 
 # A broker that meets one of these ends the sessions of the device that it names (P7).
@@ -53,6 +57,9 @@ ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED,
 
 # A login that was decided before one of these, and arrives after it, is decided again.
 CHANGES_LOGINS: Final = ENDS_SESSIONS | {EventKind.LABELLED}
+
+# After one of these a device has credentials that it had not before.
+GRANTS: Final = frozenset({EventKind.PROVISIONED, EventKind.REPROVISIONED, EventKind.TRANSFER_COMPLETED})
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):

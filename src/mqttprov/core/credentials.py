@@ -255,8 +255,8 @@ def told_again(credential: Credential, request: ProvisionRequest, keys: Keys) ->
             return credential.certificate or ""
 
 
-def grant(credential: Credential, secret: str, device_name: str, ref: str) -> Granted:
-    """Give what the device is told."""
+def grant(credential: Credential, secret: str, device_name: str, ref: str, *, alone: bool = False) -> Granted:
+    """Give what the device is told; `alone` says that all older generations ended with it."""
     return Granted(
         credential.device_id,
         device_name,
@@ -265,4 +265,5 @@ def grant(credential: Credential, secret: str, device_name: str, ref: str) -> Gr
         ref,
         credential.username or "",
         credential.client_id or "",
+        credential.generation if alone else 0,
     )

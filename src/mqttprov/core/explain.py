@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.factory import BY_CHAIN, BY_FACTORY_IDENTITY
 from mqttprov.core.login import LoginRefusal
 from mqttprov.core.model import CredentialsType, LifecycleState
 from mqttprov.core.requests import Reason
@@ -103,6 +104,22 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
         "the device's claim secret was used up by its first login",
         "It is good once. If the device lost its credentials: 'mqttprov device rotate NAME', and use {token}.",
     ),
+    Reason.CHAIN_NEEDED: (
+        "devices of {profile} come in by a certificate of their factory, not by key and secret",
+        "The device must connect over TLS with a certificate that an authority of {profile} issued.",
+    ),
+    Reason.CERTIFICATE_ENDED: (
+        "the certificate was replaced by a newer one of the device, or ended with it",
+        "If the device is yours, give it a new certificate. If it has one, somebody may have a copy of the old one.",
+    ),
+    Reason.FACTORY_NAME: (
+        "it asked for another device than its factory certificate is for",
+        "Leave the device name out of the request, or send the one that the certificate is for.",
+    ),
+    Reason.FACTORY_SPENT: (
+        "its factory identity was replaced by the credentials that the device logged in with",
+        "If the device lost them: 'mqttprov device rotate NAME' lets it in once more. If not, somebody has its key.",
+    ),
     Reason.OTHER_OWNER: (
         "the device belongs to another owner than the registration token",
         "'mqttprov device show NAME' says whose it is; use a token of that owner, or 'mqttprov device transfer NAME'.",
@@ -145,6 +162,22 @@ _LOGIN_REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
         "by devices that may not connect in their state",
         "'mqttprov device list' shows states; the broker's log has the time of each attempt.",
     ),
+    LoginRefusal.CHAIN: (
+        "with a certificate of a chain that did not make a device of it",
+        "'mqttprov profile show' says which names its subject may give.",
+    ),
+    LoginRefusal.CERTIFICATE: (
+        "with a factory certificate that is not valid now",
+        "Look at the clock of the device and at the dates in its certificate.",
+    ),
+    LoginRefusal.FACTORY_SPENT: (
+        "with a factory identity that other credentials have replaced",
+        "If a device lost them: 'mqttprov device rotate NAME' lets it in once more. If not, somebody has its key.",
+    ),
+    LoginRefusal.FACTORY_SHARED: (
+        "with a factory certificate whose key several devices were imported with",
+        "Give each device a key of its own: retire all but one of them, and import the others anew.",
+    ),
     LoginRefusal.ANONYMOUS: ("without any credentials", "A client that was not configured, or a scan of the network."),
 }
 
@@ -161,7 +194,7 @@ def advice(event: Event) -> str | None:
         case EventKind.REFUSED:
             text = _REFUSALS.get(reason, ("", ""))[1]
         case EventKind.LOGIN_REFUSED:
-            text = _LOGIN_REFUSALS.get(reason, ("", ""))[1]
+            text = _login_refusal(event)[1]
         case EventKind.LIMITED:
             text = (
                 "It may try again a minute after its last attempt. A device of yours has a wrong key or secret: look "
@@ -206,7 +239,9 @@ def _credentials(event: Event) -> str:
 
 def _provisioned(event: Event) -> str:
     counted = f", registration {event.registration} of it" if event.registration is not None else ""
-    return f"{_device(event)} asked{_from(event)} with {_token(event)} of {_profile(event)}{counted}, and was given "
+    shown = f"its {event.text}, which stands for " if event.text in {BY_FACTORY_IDENTITY, BY_CHAIN} else ""
+    token = f"{shown}{_token(event)} of {_profile(event)}{counted}"
+    return f"{_device(event)} asked{_from(event)} with {token}, and was given "
 
 
 def _refused(event: Event) -> str:
@@ -217,7 +252,7 @@ def _refused(event: Event) -> str:
 
 
 def _login_refused(event: Event) -> str:
-    how = _LOGIN_REFUSALS.get(event.reason or "", (f"for the reason '{event.reason}'", ""))[0]
+    how = _login_refusal(event)[0].format(profile=_profile(event))
     whose = f" of {event.device!r} (generation {event.generation})" if event.device else ""
     return f"{_times(event, 'login')} {how}{whose} {'was' if event.count == 1 else 'were'} refused."
 
@@ -230,6 +265,17 @@ def _labelled(event: Event) -> str:
 
 def _taken_over(event: Event) -> str:
     return f"{_times(event, 'takeover')} of the session of {_device(event)}: two connections use one client id."
+
+
+def _login_refusal(event: Event) -> tuple[str, str]:
+    """Give how such logins came and what to do; other reasons are those why a chain did not make a device."""
+    reason = event.reason or ""
+    if reason in _LOGIN_REFUSALS:
+        return _LOGIN_REFUSALS[reason]
+    if reason in _REFUSALS:
+        why, what = _REFUSALS[reason]
+        return f"with a certificate of a chain ({why})", what
+    return f"for the reason '{reason}'", ""
 
 
 def _changed(event: Event) -> str:
@@ -271,6 +317,7 @@ def _transfer(done: str) -> Callable[[Event], str]:
 _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.INITIALISED: lambda e: f"{e.actor} made this state directory.",
     EventKind.PROFILE_CREATED: lambda e: f"{e.actor} made {_profile(e)}: {e.text}.",
+    EventKind.PROFILE_UPDATED: lambda e: f"{e.actor} changed {_profile(e)}: {e.text}.",
     EventKind.TOKEN_CREATED: _created_token,
     EventKind.TOKEN_UPDATED: _changed,
     EventKind.TOKEN_REVOKED: lambda e: f"{e.actor} revoked {_token(e)} of {_profile(e)}.",
@@ -306,6 +353,11 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
         f"{e.actor} gave {_device(e)}, which had no owner, to {_owner(e.to_owner)}{f' ({e.text})' if e.text else ''}."
     ),
     EventKind.TAKEN_OVER: _taken_over,
+    EventKind.AUTHORITY_CREATED: lambda e: f"{e.actor} put another certificate authority in place: {e.text}.",
+    EventKind.AUTHORITY_ROTATED: lambda e: (
+        f"{e.actor} had a new certificate authority take over: {e.text}; older ones stay trusted."
+    ),
+    EventKind.AUTHORITY_RETIRED: lambda e: f"{e.actor} ended the trust in older certificate authorities: {e.text}.",
     EventKind.WIPED: lambda e: f"{_device(e)} wiped its credentials{_from(e)}, as it was asked to.",
     EventKind.NOT_WIPED: lambda e: (
         f"It is not known whether {_device(e)} wiped its credentials{f': {e.text}' if e.text else ''}."

@@ -11,12 +11,16 @@ from mqttprov.core.model import Credential, CredentialStatus, Device, LifecycleS
 
 
 class DeviceFacts(msgspec.Struct):
-    """A device, its live credentials (oldest first), the tokens that registered it, its newest generation's number."""
+    """A device, its live credentials (oldest first), the tokens that registered it, its newest generation's number.
+
+    `ended` are its superseded credentials, known for a device that is offered to another owner.
+    """
 
     device: Device
     credentials: list[Credential] = []
     registered_by: set[int] = set()
     last_generation: int = 0
+    ended: list[Credential] = []
 
     @property
     def rotation_due(self) -> bool:
@@ -25,9 +29,10 @@ class DeviceFacts(msgspec.Struct):
 
 
 class CreateDevice(msgspec.Struct, frozen=True):
-    """A device comes into being, without credentials yet."""
+    """A device comes into being, without credentials yet; `certificate` (PEM) is that of its factory, if known."""
 
     device: Device
+    certificate: str | None = None
 
 
 class ProvisionDevice(msgspec.Struct, frozen=True):
@@ -141,17 +146,21 @@ Effect = (
 
 
 class Facts(msgspec.Struct):
-    """Tokens by key, devices by folded name, owners of login keys (device id by login key of a live credential)."""
+    """Tokens by key, devices by folded name, owners of login keys (device id by login key of a live credential).
+
+    `ended` are login keys of certificates that were superseded, of those that a decision asks for.
+    """
 
     tokens: dict[str, Token]
     devices: dict[str, DeviceFacts]
     logins: dict[str, str]
     profiles: dict[int, Profile] = {}
+    ended: set[str] = set()
 
     def apply(self, effect: Effect) -> None:
         """Make the effect visible to the next decision in the same transaction."""
         match effect:
-            case CreateDevice(device):
+            case CreateDevice(device, _):
                 self.devices[device.fold] = DeviceFacts(device, [], set(), 0)
             case IssueCredential(fold, credential):
                 facts = self.devices[fold]
@@ -190,6 +199,9 @@ class Facts(msgspec.Struct):
             if credential.generation in generations:
                 credential.status = CredentialStatus.SUPERSEDED
                 self.logins.pop(credential.login_key, None)
+                self.ended.add(credential.login_key)
+                if facts.device.transfer is not None:
+                    facts.ended.append(credential)
         facts.credentials = [c for c in facts.credentials if c.generation not in generations]
         # Generations of one device may share a login with different passwords.
         self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)

@@ -10,6 +10,7 @@ MAX_REQUEST_FIELDS: Final = 32
 MAX_NAME_CHARS: Final = 255  # ThingsBoard's own limit (thingsboard.md section 4)
 MAX_SECRET_CHARS: Final = 255
 MAX_PEM_CHARS: Final = 8 * 1024  # security.md SD-16
+MAX_AUTHORITIES: Final = 16  # certificates in the list of a profile
 MIN_SECRET_CHARS: Final = 8
 
 MAX_REGISTRATIONS: Final = 10**15  # exact in JSON and in every database; more than there will ever be devices

@@ -15,6 +15,7 @@ from mqttprov.core.credentials import (
 from mqttprov.core.facts import ActivateCredential, DeviceFacts, Effect, Facts, SupersedeCredentials
 from mqttprov.core.lifecycle import may_log_in
 from mqttprov.core.model import Credential, CredentialStatus, Device, OperatorRole, Profile
+from mqttprov.core.requests import FactoryIdentity
 from mqttprov.core.secrets import Keys, equal
 
 
@@ -43,12 +44,17 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class LoginAttempt(msgspec.Struct, frozen=True, gc=False):
-    """What a CONNECT presents. `certificate` is the SHA-256 (hex) of the TLS client certificate's DER."""
+    """What a CONNECT presents. `certificate` is the SHA-256 (hex) of the TLS client certificate's DER.
+
+    `provisioning` tells that a provisioning session is asked for, for which nothing else is needed.
+    """
 
     client_id: str
     username: str | None = None
     password: str | None = None
     certificate: str | None = None
+    certificate_der: bytes | None = None
+    provisioning: bool = False
 
     def __repr__(self) -> str:
         return f"LoginAttempt(client_id={self.client_id!r}, ***)"
@@ -96,11 +102,16 @@ class LoginRefusal(StrEnum):
     STATE = "state"
     UNAVAILABLE = "unavailable"
     SUPERSEDED = "superseded"  # only ever told to the audit: to its holder it is as good as none
+    CERTIFICATE = "certificate"
+    CHAIN = "chain"
+    FACTORY_SPENT = "factory-spent"
+    FACTORY_SHARED = "factory-shared"
 
 
 class Login(msgspec.Struct, frozen=True):
-    """The outcome: a principal or a refusal. `first` tells that the credential must be activated before CONNACK.
+    """The outcome: a principal, a refusal, or a session that may do nothing but provision, perhaps as a known device.
 
+    `first` tells that the credential must be activated before CONNACK, `reason` why a chain did not make it a device.
     `last_seen_ms` is when the device was last known to be in use, before this.
     """
 
@@ -109,6 +120,9 @@ class Login(msgspec.Struct, frozen=True):
     first: bool = False
     fold: str = ""
     last_seen_ms: int | None = None
+    reason: str | None = None
+    provisioning: bool = False
+    factory: FactoryIdentity | None = None
 
 
 def login_keys(attempt: LoginAttempt, keys: Keys) -> tuple[str, ...]:
@@ -153,13 +167,14 @@ def decide_login(
             presented = password_verifier(keys, credential.login_key, password)
             if not equal(presented, credential.verifier):
                 continue
-        return _decide_device(facts)
+        return login_with(facts)
     if found or operator is not None:
         return Login(refusal=LoginRefusal.WRONG_PASSWORD)
     return Login(refusal=LoginRefusal.UNKNOWN)
 
 
-def _decide_device(facts: LoginFacts) -> Login:
+def login_with(facts: LoginFacts) -> Login:
+    """Decide a login whose secret or certificate has proved the credential."""
     device, profile, credential = facts.device, facts.profile, facts.credential
     if credential.status is CredentialStatus.SUPERSEDED:
         return Login(refusal=LoginRefusal.UNKNOWN)

@@ -17,6 +17,7 @@ class Strategy(StrEnum):
     ALLOW_CREATE = "allow-create"
     PRE_PROVISIONED = "pre-provisioned"
     DISABLED = "disabled"
+    CERTIFICATE_CHAIN = "certificate-chain"
 
 
 class CredentialsType(StrEnum):
@@ -61,7 +62,10 @@ class OperatorRole(StrEnum):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """What a class of devices has in common. Topic patterns may hold `%d`, which stands for the device's name."""
+    """What a class of devices has in common. Topic patterns may hold `%d`, which stands for the device's name.
+
+    With `rotate_on_first_use` a factory identity provisions a device in the place of key and secret, and ends there.
+    """
 
     id: int
     name: str
@@ -73,6 +77,17 @@ class Profile(msgspec.Struct, frozen=True):
     label_keys: tuple[str, ...] = ()  # labels that a device may set for itself in its request
     publish_topics: tuple[str, ...] = ()  # beside the `me` topics, which every device has
     subscribe_topics: tuple[str, ...] = ()
+    rotate_on_first_use: bool = False
+
+
+class Chain(msgspec.Struct, frozen=True, gc=False):
+    """Whose certificates make devices of a profile: authorities (PEM, several), and how the subject names the device.
+
+    The first group of the regular expression, on the whole common name, is the name.
+    """
+
+    authorities: str
+    subject_pattern: str
 
 
 class Token(msgspec.Struct):

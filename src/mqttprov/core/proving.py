@@ -13,7 +13,7 @@ from mqttprov.core.limits import MAX_SECRET_CHARS, MIN_SECRET_CHARS
 from mqttprov.core.model import Token
 from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import ProvisionRequest
-from mqttprov.core.secrets import Keys, equal
+from mqttprov.core.secrets import Keys, equal, split_claim_code
 
 _NO_VERIFIER: Final = "0" * 64  # compared against where there is nothing, so that the work is the same (SD-1)
 
@@ -29,12 +29,18 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     proven: bool
     claimed: bool  # by the device's claim secret
     base: str
+    factory: bool = False  # by the key of its factory certificate, in the TLS handshake
 
 
 def check_claim_secret(secret: str) -> None:
-    """Refuse a claim secret that is too short, too long or not printable. Raises `InvalidName`, without quoting it."""
+    """Refuse a claim secret that is too short, too long or not printable, or reads as if a claim code followed it.
+
+    Raises `InvalidName`, without quoting it.
+    """
     if not MIN_SECRET_CHARS <= len(secret) <= MAX_SECRET_CHARS or not secret.isprintable():
         raise InvalidName(f"a claim secret has {MIN_SECRET_CHARS} to {MAX_SECRET_CHARS} printable characters")
+    if split_claim_code(secret)[1] is not None:
+        raise InvalidName("a claim secret does not end in ':' and the claim code of a transfer")
 
 
 def claim_verifier(keys: Keys, fold: str, secret: str) -> str:
@@ -52,6 +58,11 @@ def judge_secret(
     request: ProvisionRequest, token: Token | None, known: DeviceFacts | None, keys: Keys, now_ms: int
 ) -> Standing:
     """Tell what the request's secret proves. Without a token the work is the same and the answer is: nothing."""
+    factory = request.factory
+    if factory is not None and factory.suffices and not request.secret:
+        # Who is here has shown the key, so that equal work would hide nothing.
+        proven = token is not None and token.key == factory.token_key
+        return Standing(proven, claimed=False, base=keys.mac("factory-proof", factory.public_key), factory=proven)
     presented = keys.registration_verifier(request.key, request.secret)
     current = equal(presented, token.verifier if token else _NO_VERIFIER)
     previous = equal(presented, (token.previous_verifier if token else None) or _NO_VERIFIER)

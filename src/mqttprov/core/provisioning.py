@@ -9,6 +9,20 @@ from typing import NamedTuple
 import msgspec
 
 from mqttprov.core import names
+from mqttprov.core.admission import (
+    Refusal,
+    check_claim,
+    check_device,
+    check_factory,
+    check_labels,
+    check_limit,
+    check_name,
+    check_policy,
+    check_supplied,
+    check_token,
+    check_way_in,
+    repeated,
+)
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.credentials import (
     CredentialsRefused,
@@ -21,6 +35,7 @@ from mqttprov.core.credentials import (
     same_secret,
     told_again,
 )
+from mqttprov.core.factory import BY_FACTORY_IDENTITY
 from mqttprov.core.facts import (
     ChangeOwner,
     CountRegistration,
@@ -32,22 +47,20 @@ from mqttprov.core.facts import (
     ProvisionDevice,
     SupersedeCredentials,
 )
-from mqttprov.core.lifecycle import LifecycleEvent, may_provision, transition
+from mqttprov.core.lifecycle import LifecycleEvent, transition
 from mqttprov.core.limits import MAX_LIVE_GENERATIONS, MAX_NAME_CHARS
 from mqttprov.core.model import (
     Credential,
     CredentialStatus,
     Device,
     LifecycleState,
-    Profile,
-    ReprovisionPolicy,
     Strategy,
     Token,
 )
 from mqttprov.core.proving import Standing, judge_secret, pass_for_unproven
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, is_not_found, refused
-from mqttprov.core.secrets import Keys, equal, new_id, new_reference
-from mqttprov.core.transfer import TRANSFER_TEXT, check_all_new, is_foreign, judge_code
+from mqttprov.core.secrets import Keys, new_id, new_reference
+from mqttprov.core.transfer import TRANSFER_TEXT, check_all_new, judge_code, without_kept_code
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -71,13 +84,6 @@ class Decision(NamedTuple):
     outcome: Outcome
     effects: tuple[Effect, ...]
     event: Event
-
-
-class _Refusal(Exception):  # noqa: N818 - control flow within this module, not an error
-    def __init__(self, reason: Reason, why: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.why = why
 
 
 def device_name_of(request: ProvisionRequest, keys: Keys, entropy: bytes, *, unicode_names: bool) -> str:
@@ -111,9 +117,9 @@ def decide(request: ProvisionRequest, facts: Facts, context: Context) -> Decisio
     token = facts.tokens.get(request.key)
     asked = _asked(request, token, facts, context)
     try:
-        token = _check_token(token, asked.standing)
-        return _provision(_Case(request, token, facts, context, asked))
-    except _Refusal as refusal:
+        token = check_token(token, asked.standing)
+        return _provision(_Case(without_kept_code(request, asked.known, token), token, facts, context, asked))
+    except Refusal as refusal:
         return _refuse(request, token, refusal.reason, refusal.why, context, asked)
     except names.InvalidName as error:
         return _refuse(request, token, Reason.BAD_NAME, str(error), context, asked)
@@ -161,18 +167,6 @@ def proves_secret(request: ProvisionRequest, facts: Facts, context: Context) -> 
     return judge_secret(request, facts.tokens.get(request.key), known, context.keys, context.now_ms).proven
 
 
-def _check_token(token: Token | None, standing: Standing) -> Token:
-    if token is None:
-        raise _Refusal(Reason.UNKNOWN_KEY)
-    if not standing.proven:
-        raise _Refusal(Reason.WRONG_SECRET)
-    if token.profile.strategy is Strategy.DISABLED:
-        raise _Refusal(Reason.DISABLED)
-    if token.revoked_ms is not None:
-        raise _Refusal(Reason.REVOKED)
-    return token
-
-
 class _Case(msgspec.Struct, frozen=True):
     request: ProvisionRequest
     token: Token
@@ -183,43 +177,59 @@ class _Case(msgspec.Struct, frozen=True):
 
 def _provision(case: _Case) -> Decision:
     request, token, context, asked = case.request, case.token, case.context, case.asked
-    profile = token.profile
-    _check_certificates(request)
-    name, fold, proof, known = asked.name, asked.fold, asked.proof, asked.known
-    if isinstance(name, names.InvalidName):
-        raise name
-    if token.device_name_pattern is not None and not names.name_matches(token.device_name_pattern, name):
-        raise _Refusal(Reason.NAME_NOT_ALLOWED, "this device name is not allowed for this key")
-    _check_labels(request, profile)
+    profile, proof, known = token.profile, asked.proof, asked.known
+    name = _check_asked(case)
     if known is not None:
-        _check_device(known.device, token, transferring=request.claim_code is not None)
-        repeated = _repeated(known, proof)
-        if repeated is not None:
-            secret = told_again(repeated, request, context.keys)
-            return _answer(case, EventKind.REPEATED, repeated, secret, known.device, [])
+        check_device(known.device, token, transferring=request.claim_code is not None)
+        given = repeated(known, proof)
+        if given is not None:
+            secret = told_again(given, request, context.keys)
+            return _answer(case, EventKind.REPEATED, given, secret, known.device, [])
     # Only now, as with the limit below: who was answered in time gets the same answer again when it was lost (P4).
     if token.expires_ms is not None and context.now_ms >= token.expires_ms:
-        raise _Refusal(Reason.EXPIRED)
+        raise Refusal(Reason.EXPIRED)
     if request.claim_code is not None:
         fault = judge_code(request, known.device if known else None, token, context.keys, context.now_ms)
         if fault is not None or asked.standing.claimed:  # the device's own secret does not prove the new owner's token
-            raise _Refusal(fault or Reason.TRANSFER_OWNER, TRANSFER_TEXT)
+            raise Refusal(fault or Reason.TRANSFER_OWNER, TRANSFER_TEXT)
     if known is not None:
-        _check_claim(request, known, asked.standing)
+        check_claim(request, known, asked.standing)
         if request.claim_code is None:
-            _check_policy(request, known, profile)
+            # A certificate proves nothing, since it is public; a signing request is signed with the key.
+            check_policy(known, profile, request.csr.public_key if request.csr else None)
     elif profile.strategy is Strategy.PRE_PROVISIONED:
-        raise _Refusal(Reason.NOT_PRE_PROVISIONED, "this device is not known here")
+        raise Refusal(Reason.NOT_PRE_PROVISIONED, "this device is not known here")
     else:
-        device_id = new_id(context.now_ms, context.entropy[10:20])
-        device = Device(device_id, name, fold, profile.id, LifecycleState.MANUFACTURED, context.now_ms)
-        device.owner = token.owner
-        known = DeviceFacts(device)
-    limit = token.max_registrations
-    # Read under the store's write lock and counted in the same transaction: exact (P1).
-    if token.id not in known.registered_by and limit is not None and token.used >= limit:
-        raise _Refusal(Reason.EXHAUSTED)
+        known = DeviceFacts(_new_device(case, name))
+    check_limit(token, known)
     return _issue(case, known, proof)
+
+
+def _check_asked(case: _Case) -> str:
+    """Do the checks that need no device; give the device's name."""
+    request, token, asked = case.request, case.token, case.asked
+    check_supplied(request, asked.known, token.profile)
+    if isinstance(asked.name, names.InvalidName):
+        raise asked.name
+    check_factory(request, asked.standing, asked.fold, asked.known)
+    check_way_in(request, token.profile, asked.standing)
+    check_name(token, asked.name)
+    check_labels(request, token.profile)
+    return asked.name
+
+
+def _new_device(case: _Case, name: str) -> Device:
+    context, factory = case.context, case.request.factory
+    return Device(
+        new_id(context.now_ms, context.entropy[10:20]),
+        name,
+        case.asked.fold,
+        case.token.profile.id,
+        LifecycleState.MANUFACTURED,
+        context.now_ms,
+        owner=case.token.owner,
+        factory_key=factory.public_key if factory is not None else None,
+    )
 
 
 def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
@@ -246,7 +256,7 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
         labels = {**labels, **token.labels, **request.labels}
     transferring = request.claim_code is not None
     if transferring:
-        check_all_new(live, credential)
+        check_all_new((*known.ended, *live), credential, secret, context.keys)
         labels = {**token.labels, **request.labels}
     state = transition(device.state, LifecycleEvent.TRANSFER if transferring else LifecycleEvent.PROVISION)
     gateway = device.gateway or request.gateway
@@ -259,7 +269,7 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
             return _answer(case, EventKind.REPEATED, held, secret, device, effects)
     # Its own older generation may have the same login with another password: both work until the new one logs in.
     if case.facts.logins.get(credential.login_key, device.id) != device.id:
-        raise _Refusal(Reason.CREDENTIALS_TAKEN, "these credentials cannot be used; choose others or let us make them")
+        raise Refusal(Reason.CREDENTIALS_TAKEN, "these credentials cannot be used; choose others or let us make them")
     effects.append(IssueCredential(device.fold, credential))
     if transferring:
         # At once and not at the first login: nothing of what the last owner knows may work any more.
@@ -296,80 +306,11 @@ def _answer(
         generation=credential.generation,
         registration=token.used if counted else None,
         state=device.state,
+        text=BY_FACTORY_IDENTITY if case.asked.standing.factory else None,
     )
-    if kind is EventKind.TRANSFER_COMPLETED:
+    if transferred := kind is EventKind.TRANSFER_COMPLETED:
         event = msgspec.structs.replace(event, owner=owner, to_owner=device.owner)
-    return Decision(grant(credential, secret, device.name, ref), tuple(effects), event)
-
-
-def _check_certificates(request: ProvisionRequest) -> None:
-    for supplied in (request.certificate, request.csr):
-        if supplied is not None and supplied.fault:
-            raise CredentialsRefused(supplied.fault)
-
-
-def _check_labels(request: ProvisionRequest, profile: Profile) -> None:
-    foreign = [key for key in request.labels if key not in profile.label_keys]
-    if foreign:
-        raise _Refusal(Reason.BAD_LABELS, "the request sets labels that its profile does not allow")
-    try:
-        names.check_labels(request.labels)
-    except names.InvalidName as error:
-        raise _Refusal(Reason.BAD_LABELS, str(error)) from error
-
-
-def _check_device(device: Device, token: Token, *, transferring: bool) -> None:
-    if device.profile_id != token.profile.id:
-        raise _Refusal(Reason.OTHER_PROFILE, "a device of this name exists already")
-    if not transferring and is_foreign(device, token):
-        raise _Refusal(Reason.OTHER_OWNER, "a device of this name exists already")
-    if not may_provision(device.state):
-        raise _Refusal(Reason.STATE, "this device may not be provisioned now")
-
-
-def _repeated(known: DeviceFacts, proof: str) -> Credential | None:
-    """Find the unused generation that the same proof was given before (P4); the newest first.
-
-    Not one from before an operator asked for a newer one: that may be what leaked.
-    """
-    oldest = known.device.rotate_from or 0
-    for credential in reversed(known.credentials):
-        if credential.generation <= oldest:
-            break
-        if credential.status is CredentialStatus.ISSUED and equal(credential.proof, proof):
-            return credential
-    return None
-
-
-def _check_claim(request: ProvisionRequest, known: DeviceFacts, standing: Standing) -> None:
-    """Hold a device's first time to what its factory gave it: its claim secret, its certificate's key."""
-    if known.last_generation > 0:
-        if standing.claimed:
-            raise _Refusal(Reason.CLAIM_SPENT)
-        return
-    if known.device.claim is not None and not standing.claimed and request.claim_code is None:
-        raise _Refusal(Reason.CLAIM_NEEDED, "this device must prove itself by its own secret")
-    # A signing request is signed by the key; a certificate helps only who has the key when it comes to logging in.
-    supplied = (request.csr and request.csr.public_key, request.certificate and request.certificate.public_key)
-    if known.device.factory_key is not None and known.device.factory_key not in supplied:
-        raise _Refusal(Reason.OTHER_KEY, "this device must show its factory key: send 'csr' or 'hash' made with it")
-
-
-def _check_policy(request: ProvisionRequest, known: DeviceFacts, profile: Profile) -> None:
-    """Decide whether a device that was provisioned before may have the next generation (DESIGN 5.6)."""
-    if known.last_generation == 0:
-        return  # manufactured: this is its first time
-    match profile.reprovision:
-        case ReprovisionPolicy.REFUSE:
-            if not known.rotation_due:  # an operator's wish for a newer generation opens this once
-                raise _Refusal(Reason.ALREADY_PROVISIONED, "this device was provisioned before")
-        case ReprovisionPolicy.SAME_KEY:
-            # A certificate proves nothing, since it is public; a CSR is signed with the key.
-            keys_held = {c.public_key for c in known.credentials if c.public_key}
-            if request.csr is None or request.csr.public_key not in keys_held:
-                raise _Refusal(Reason.OTHER_KEY, "this device must prove its key with a 'csr' signed by it")
-        case ReprovisionPolicy.REUSE:
-            pass
+    return Decision(grant(credential, secret, device.name, ref, alone=transferred), tuple(effects), event)
 
 
 def _refuse(

@@ -30,8 +30,28 @@ class SuppliedCsr(msgspec.Struct, frozen=True, gc=False):
     fault: str = ""
 
 
+class FactoryIdentity(msgspec.Struct, frozen=True, gc=False):
+    """Which device a session has shown to be by the key of its factory certificate, in the TLS handshake.
+
+    `public_key` is the SHA-256 (hex) of that key; `token_key` names the `default` registration token of its profile.
+    `chain` tells that a chain vouches for the name, so that the device need not exist yet; `suffices`, that the
+    identity stands for key and secret of a request.
+    """
+
+    name: str
+    fold: str
+    token_key: str
+    public_key: str
+    chain: bool
+    suffices: bool
+
+
 class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """What a device asks for. `None` means absent, as `null` does on the wire (thingsboard.md rule 12)."""
+    """What a device asks for. `None` means absent, as `null` does on the wire (thingsboard.md rule 12).
+
+    An empty secret stands for none; only a session with a `factory` identity may leave it out.
+    `code_with_secret` tells that the claim code came behind the secret and not in a field of its own.
+    """
 
     key: str
     secret: str
@@ -47,6 +67,8 @@ class ProvisionRequest(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     labels: dict[str, str] = {}
     request_id: str | None = None
     claim_code: str | None = None
+    factory: FactoryIdentity | None = None
+    code_with_secret: bool = False
 
     def __repr__(self) -> str:
         return f"ProvisionRequest(key={self.key!r}, secret=***, device_name={self.device_name!r})"
@@ -88,6 +110,10 @@ class Reason(StrEnum):
     CLAIM_NEEDED = "claim-needed"
     CLAIM_SPENT = "claim-spent"
     OTHER_OWNER = "other-owner"
+    CHAIN_NEEDED = "chain-needed"
+    CERTIFICATE_ENDED = "certificate-ended"
+    FACTORY_NAME = "factory-name"
+    FACTORY_SPENT = "factory-spent"
     TRANSFER_CODE = "transfer-code"
     TRANSFER_EXPIRED = "transfer-expired"
     TRANSFER_OWNER = "transfer-owner"
@@ -105,7 +131,10 @@ FAILURE_TEXT = "Failed to provision device!"
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """Credentials for a device. `value` is the access token, the PEM certificate or the password of MQTT_BASIC."""
+    """Credentials for a device. `value` is the access token, the PEM certificate or the password of MQTT_BASIC.
+
+    `ended_before` is not told: generations before this one ended at once, and so must their sessions (0: none did).
+    """
 
     device_id: str
     device_name: str
@@ -114,6 +143,7 @@ class Granted(msgspec.Struct, frozen=True, gc=False):
     ref: str
     username: str = ""
     client_id: str = ""
+    ended_before: int = 0
 
     status = Status.SUCCESS
 

@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from typing import Final
 
 REGISTRATION_SECRET_PREFIX: Final = "mqp_rs_"  # noqa: S105 - lets scanners and log filters find leaked secrets
@@ -20,6 +21,7 @@ KEY_ENTROPY_BYTES: Final = 15
 ID_ENTROPY_BYTES: Final = 10
 MASTER_KEY_BYTES: Final = 32
 REFERENCE_ENTROPY_BYTES: Final = 8
+_CLAIM_CODE: Final = re.compile(f"{CLAIM_CODE_PREFIX}[a-z2-7]{{{SECRET_ENTROPY_BYTES * 8 // 5}}}")
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
@@ -40,6 +42,15 @@ def _join(parts: tuple[str, ...]) -> bytes:
         # Only a password can hold a NUL. No other message begins with one, so the two forms never meet.
         joined = "\0" + "".join([f"{len(part)}:{part}" for part in parts])
     return joined.encode("utf-8", "surrogatepass")
+
+
+def split_claim_code(text: str) -> tuple[str, str | None]:
+    """Part `<secret>:<claim code>`; None when no claim code follows, and then the text is the secret.
+
+    Nothing is ambiguous: a code has one form, no secret that we make ends like one, and no other is taken that does.
+    """
+    secret, colon, code = text.rpartition(":")
+    return (secret, code) if colon and _CLAIM_CODE.fullmatch(code) else (text, None)
 
 
 class Keys:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from mqttprov.core.credentials import CredentialsRefused, same_secret
+import msgspec
+
+from mqttprov.core.credentials import CredentialsRefused, password_verifier, token_login_key
+from mqttprov.core.facts import DeviceFacts
 from mqttprov.core.model import Credential, Device, Token
 from mqttprov.core.requests import ProvisionRequest, Reason
 from mqttprov.core.secrets import Keys, equal
@@ -31,6 +34,16 @@ def judge_code(
     return None if token.owner == transfer.to_owner else Reason.TRANSFER_OWNER
 
 
+def without_kept_code(request: ProvisionRequest, known: DeviceFacts | None, token: Token) -> ProvisionRequest:
+    """Leave out a claim code that came with the secret, when the device belongs to the token's owner already.
+
+    An unmodified gateway keeps the settings with which it was handed over and asks with them ever after, for example
+    when it is rotated; its owner needs no code (P10). A code in a field of its own is meant, and judged.
+    """
+    owned = known is not None and token.owner is not None and token.owner == known.device.owner
+    return msgspec.structs.replace(request, claim_code=None) if owned and request.code_with_secret else request
+
+
 def is_foreign(device: Device, token: Token) -> bool:
     """Tell whether the device belongs to somebody for whom this token does not act.
 
@@ -42,8 +55,15 @@ def is_foreign(device: Device, token: Token) -> bool:
     return token.owner is not None and device.owner is not None and token.owner != device.owner
 
 
-def check_all_new(held: Sequence[Credential], credential: Credential) -> None:
-    """Refuse a credential, or its key, that the last owner may know. Raises `CredentialsRefused`."""
+def check_all_new(held: Sequence[Credential], credential: Credential, secret: str, keys: Keys) -> None:
+    """Refuse a token, password or key that the last owner may know, under whatever login. Raises `CredentialsRefused`.
+
+    `held` is everything that the device ever had, `secret` what is told of the new credential.
+    """
+    as_token = token_login_key(keys, secret)
     for old in held:
-        if same_secret(old, credential) or (old.public_key and old.public_key == credential.public_key):
+        known = equal(as_token, old.login_key) or equal(
+            password_verifier(keys, old.login_key, secret), old.verifier or _NO_CODE
+        )
+        if known or (old.public_key and old.public_key == credential.public_key):
             raise CredentialsRefused("a transferred device needs new credentials; send others or let us make them")

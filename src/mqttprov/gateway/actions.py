@@ -14,7 +14,8 @@ class Connect(msgspec.Struct, frozen=True, gc=False):
     """Open a connection and send CONNECT with a clean start. There is never another one open at this point.
 
     `version` is the protocol level (4 = MQTT 3.1.1, 5 = MQTT 5). `use_client_certificate`: present the gateway's own
-    certificate in TLS. A driver with TLS verifies the server in both roles.
+    certificate in TLS; with `renewed` the one that was saved as a renewal. A driver with TLS verifies the server in
+    both roles.
     """
 
     role: Role
@@ -24,6 +25,7 @@ class Connect(msgspec.Struct, frozen=True, gc=False):
     keep_alive_s: int
     version: int
     use_client_certificate: bool
+    renewed: bool = False
 
     def __repr__(self) -> str:
         return f"Connect(role={self.role!r}, version={self.version}, certificate={self.use_client_certificate})"
@@ -53,16 +55,36 @@ class Disconnect(msgspec.Struct, frozen=True, gc=False):
 
 
 class SaveCredentials(msgspec.Struct, frozen=True, gc=False):
-    """Replace what is stored by these bytes, all or nothing also under a power cut (P10), then report how it went."""
+    """Replace what is stored by these bytes, all or nothing also under a power cut (P10), then report how it went.
+
+    With `renewed` they are kept beside what is stored, which stays, until AdoptRenewed.
+    """
 
     content: bytes
+    renewed: bool = False
 
     def __repr__(self) -> str:
         return f"SaveCredentials(content=<{len(self.content)} bytes>)"
 
 
+class AdoptRenewed(msgspec.Struct, frozen=True, gc=False):
+    """What was saved as a renewal has logged in: let it replace what is stored. Nobody waits for it.
+
+    Should it fail, both are there at the next start, and the renewal has its turn first.
+    """
+
+
+class MakeRequest(msgspec.Struct, frozen=True, gc=False):
+    """Make a provision request for a renewal, then report it. `new_key`: with a key that no certificate has yet.
+
+    The same key until AdoptRenewed, also after a power cut, so that a repeated request gets the same answer (P4).
+    """
+
+    new_key: bool
+
+
 class RemoveCredentials(msgspec.Struct, frozen=True, gc=False):
-    """Remove what is stored, then report how it went. Nothing stored counts as removed."""
+    """Remove what is stored, a renewal included, then report how it went. Nothing stored counts as removed."""
 
 
 class SetTimer(msgspec.Struct, frozen=True, gc=False):
@@ -96,6 +118,8 @@ Action = (
     | Publish
     | Disconnect
     | SaveCredentials
+    | AdoptRenewed
+    | MakeRequest
     | RemoveCredentials
     | SetTimer
     | CancelTimer

@@ -114,6 +114,12 @@ def remove_file(path: Path, files: FileLayer = OPERATING_SYSTEM) -> None:
     files.flush_directory(path.parent)
 
 
+def move_file(source: Path, target: Path, files: FileLayer = OPERATING_SYSTEM) -> None:
+    """Let `source` replace `target` in the same directory, also after a power cut. Raises OSError."""
+    files.rename(source, target)
+    files.flush_directory(target.parent)
+
+
 def set_aside(path: Path, files: FileLayer = OPERATING_SYSTEM) -> Path:
     """Rename `path` to `path` + '.bad', for people to look at, and give the new name. Raises OSError."""
     bad = path.with_name(path.name + ".bad")

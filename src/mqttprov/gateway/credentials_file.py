@@ -1,7 +1,8 @@
 """`.credentials`: what of a gateway survives a power cut. Reading, saving and removing it; no decisions about its use.
 
 It holds the server's reply as it came (the vendor gateway's file of that name can be read too). Content that cannot be
-used never stops a gateway: it is set aside as `.credentials.bad` and counts as absent (P10).
+used never stops a gateway: it is set aside as `.credentials.bad` and counts as absent (P10). A renewal that has not
+logged in yet is beside it, in `.credentials.renewed`.
 """
 
 import logging
@@ -10,6 +11,7 @@ from pathlib import Path
 from mqttprov.gateway.atomic_file import (
     OPERATING_SYSTEM,
     FileLayer,
+    move_file,
     remove_file,
     remove_leftovers,
     set_aside,
@@ -17,14 +19,16 @@ from mqttprov.gateway.atomic_file import (
 )
 from mqttprov.gateway.replies import MAX_REPLY_BYTES, Refusal, parse_reply
 
+RENEWED: str = ".credentials.renewed"
+
 _log = logging.getLogger(__name__)
 
 
 class CredentialsFile:
     """The credentials file of one gateway directory, which must exist."""
 
-    def __init__(self, directory: Path, files: FileLayer = OPERATING_SYSTEM) -> None:
-        self.path = directory / ".credentials"
+    def __init__(self, directory: Path, files: FileLayer = OPERATING_SYSTEM, name: str = ".credentials") -> None:
+        self.path = directory / name
         self._files = files
 
     def read(self) -> bytes | None:
@@ -49,6 +53,10 @@ class CredentialsFile:
     def save(self, content: bytes) -> None:
         """Replace the stored reply, all or nothing. Raises OSError; what was stored is then still there, whole."""
         write_file(self.path, content, self._files)
+
+    def take_over(self, other: "CredentialsFile") -> None:
+        """Let another file replace this one, all or nothing. Raises OSError."""
+        move_file(other.path, self.path, self._files)
 
     def remove(self) -> None:
         """Remove the stored reply; nothing stored is fine. Raises OSError."""

@@ -10,12 +10,16 @@ import msgspec
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
-    """Power is on. `stored` is what the credentials file holds, byte for byte, or None when there is no file."""
+    """Power is on. `stored` is what the credentials file holds, byte for byte, or None when there is no file.
+
+    `renewed` is what was saved as a renewal and is not known to have logged in.
+    """
 
     stored: bytes | None
+    renewed: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"Started(stored={'None' if self.stored is None else f'<{len(self.stored)} bytes>'})"
+        return f"Started(stored={_size(self.stored)}, renewed={_size(self.renewed)})"
 
 
 class ConnectSucceeded(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +74,27 @@ class CredentialsSaveFailed(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+class CredentialsUnusable(msgspec.Struct, frozen=True, gc=False):
+    """They were not saved, and never can be used: a certificate for a key that is not here. `text` says why."""
+
+    text: str
+
+
+class RequestMade(msgspec.Struct, frozen=True, gc=False):
+    """The provision request that MakeRequest asked for."""
+
+    request: bytes
+
+    def __repr__(self) -> str:
+        return f"RequestMade(<{len(self.request)} bytes>)"
+
+
+class RequestNotMade(msgspec.Struct, frozen=True, gc=False):
+    """MakeRequest failed; `text` says why."""
+
+    text: str
+
+
 class CredentialsRemoved(msgspec.Struct, frozen=True, gc=False):
     """The credentials file is gone, also after a power cut."""
 
@@ -90,6 +115,10 @@ class StopRequested(msgspec.Struct, frozen=True, gc=False):
     """Somebody wants the gateway to end in good order."""
 
 
+def _size(content: bytes | None) -> str:
+    return "None" if content is None else f"<{len(content)} bytes>"
+
+
 Event = (
     Started
     | ConnectSucceeded
@@ -100,6 +129,9 @@ Event = (
     | PublishAcknowledged
     | CredentialsSaved
     | CredentialsSaveFailed
+    | CredentialsUnusable
+    | RequestMade
+    | RequestNotMade
     | CredentialsRemoved
     | CredentialsRemoveFailed
     | TimerFired

@@ -39,7 +39,7 @@ _MAX_COMMON_NAME: Final = 64  # X.520 ub-common-name; the server knows the devic
 _NOT_BEFORE: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NOT_AFTER: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 
-_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+DeviceKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 Draw = Callable[[str], str]
 """Picks one character of a text at random."""
 
@@ -89,8 +89,8 @@ def load_identity(
         ) from error
 
 
-def request_payload(settings: GatewaySettings, identity: Identity) -> bytes:
-    """The provision request of this gateway, the same bytes at every start (P4)."""
+def request_payload(settings: GatewaySettings, identity: Identity, csr: str | None = None) -> bytes:
+    """The provision request of this gateway, the same bytes at every start (P4; of a signing request the same key)."""
     kind = settings.credentials_type
     basic, token, certificate = kind == "MQTT_BASIC", settings.access_token, identity.certificate
     return encode_request(
@@ -104,6 +104,7 @@ def request_payload(settings: GatewaySettings, identity: Identity) -> bytes:
             password=None if identity.password is None else identity.password.reveal(),
             client_id=settings.client_id if basic else None,
             certificate_pem=None if certificate is None else certificate.pem,
+            csr=csr,
             gateway=True,
         )
     )
@@ -126,7 +127,7 @@ def _load(settings: GatewaySettings, draw: Draw, files: FileLayer) -> Identity:
         write_file(path, msgspec.json.encode(wanted), files)
     name = settings.device_name or wanted.device_name or ""
     certificate = None
-    if settings.credentials_type == "X509_CERTIFICATE":
+    if settings.credentials_type == "X509_CERTIFICATE" and not settings.signing_request:
         certificate = _load_certificate(settings.directory, name, files)
     if not basic:
         return Identity(name, certificate=certificate)
@@ -150,16 +151,9 @@ def _read_kept(path: Path, files: FileLayer) -> _Kept:
 
 def _load_certificate(directory: Path, device_name: str, files: FileLayer) -> ClientCertificate:
     certificate_file, key_file = directory / "cert.pem", directory / "key.pem"
-    for path in (certificate_file, key_file):
-        remove_leftovers(path, files)
-    key = _read_key(key_file, files)
-    if key is None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        # The key first: a certificate can be made again from it, the other way round it cannot.
-        write_file(key_file, pem, files)
+    remove_leftovers(certificate_file, files)
+    # The key first: a certificate can be made again from it, the other way round it cannot.
+    key = kept_key(key_file, files)
     certificate = _read_certificate(certificate_file, key, files)
     if certificate is None:
         certificate = _self_signed(key, device_name)
@@ -169,7 +163,21 @@ def _load_certificate(directory: Path, device_name: str, files: FileLayer) -> Cl
     )
 
 
-def _read_key(path: Path, files: FileLayer) -> _Key | None:
+def kept_key(path: Path, files: FileLayer) -> DeviceKey:
+    """Read a private key, or make and write it. Raises OSError."""
+    remove_leftovers(path, files)
+    key = read_key(path, files)
+    if key is None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_file(path, pem, files)
+    return key
+
+
+def read_key(path: Path, files: FileLayer) -> DeviceKey | None:
+    """Read a private key; one that cannot be used is set aside and counts as absent. Raises OSError."""
     try:
         key = serialization.load_pem_private_key(files.read(path, _MAX_FILE_BYTES), password=None)
     except FileNotFoundError:
@@ -177,7 +185,7 @@ def _read_key(path: Path, files: FileLayer) -> _Key | None:
     except (ValueError, TypeError) as error:  # TypeError: the key is encrypted
         why = str(error)
     else:
-        if isinstance(key, _Key):
+        if isinstance(key, DeviceKey):
             return key
         why = "neither an EC nor an RSA key"
     bad = set_aside(path, files)
@@ -185,7 +193,7 @@ def _read_key(path: Path, files: FileLayer) -> _Key | None:
     return None
 
 
-def _read_certificate(path: Path, key: _Key, files: FileLayer) -> x509.Certificate | None:
+def _read_certificate(path: Path, key: DeviceKey, files: FileLayer) -> x509.Certificate | None:
     try:
         certificate = x509.load_pem_x509_certificate(files.read(path, _MAX_FILE_BYTES))
     except FileNotFoundError:
@@ -201,7 +209,7 @@ def _read_certificate(path: Path, key: _Key, files: FileLayer) -> x509.Certifica
     return None
 
 
-def _self_signed(key: _Key, device_name: str) -> x509.Certificate:
+def _self_signed(key: DeviceKey, device_name: str) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, device_name[:_MAX_COMMON_NAME])])
     return (
         x509.CertificateBuilder()

@@ -20,6 +20,7 @@ class ProvisionRequest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     password: str | None = None
     client_id: str | None = None
     certificate_pem: str | None = msgspec.field(default=None, name="hash")
+    csr: str | None = None
     gateway: bool = False
 
     def __repr__(self) -> str:

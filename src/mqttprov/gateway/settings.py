@@ -44,6 +44,7 @@ class SecretText:
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a gateway is told. `ca_file` verifies the server; with it every connection uses TLS.
 
+    `signing_request`: ask for a certificate of the server's authority, instead of registering one made here.
     Raises SettingsError for a host, port or device name that cannot be right and for a CA file that is not there.
     """
 
@@ -58,8 +59,16 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     password: SecretText | None = None
     client_id: str | None = None
     ca_file: Path | None = None
+    signing_request: bool = False
 
     def __post_init__(self) -> None:
+        if self.signing_request and not self.uses_tls:
+            raise SettingsError(f"a certificate logs in over TLS only: set {_PREFIX}CA_CERT_FILENAME")
+        if self.signing_request and self.credentials_type != "X509_CERTIFICATE":
+            raise SettingsError(
+                f"a signing request cannot be sent with a token or password: unset {_PREFIX}ACCESS_TOKEN, "
+                "_USERNAME, _PASSWORD and _CLIENT_ID"
+            )
         if not self.host.strip():
             raise SettingsError("the host is empty: give the name or address of the MQTT server")
         if not 0 < self.port < 65_536:
@@ -73,7 +82,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str], *, host: str, port: int, directory: Path) -> Self:
+    def from_environment(
+        cls, env: Mapping[str, str], *, host: str, port: int, directory: Path, signing_request: bool = False
+    ) -> Self:
         """Read the eight variables; an empty one counts as not set, as containers pass them.
 
         The CA file name is one inside `directory` (the vendor's config folder). Raises SettingsError.
@@ -96,6 +107,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             password=_secret(env, "PASSWORD"),
             client_id=values["CLIENT_ID"],
             ca_file=_ca_file(env.get(_PREFIX + "CA_CERT_FILENAME", ""), directory),
+            signing_request=signing_request,
         )
 
     @property
@@ -105,7 +117,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             return "ACCESS_TOKEN"
         if self.username is not None or self.password is not None or self.client_id is not None:
             return "MQTT_BASIC"
-        return None if self.ca_file is None else "X509_CERTIFICATE"
+        return None if self.ca_file is None and not self.signing_request else "X509_CERTIFICATE"
 
     @property
     def uses_tls(self) -> bool:

@@ -73,7 +73,9 @@ def _rows() -> dict[tuple[State, EventType], Transition]:
         (s.AWAITING_REPLY, e.ConnectionLost): Transition("_provisioning_lost", failed_provisioning),
         (s.AWAITING_REPLY, e.TimerFired): Transition("_provisioning_timed_out", failed_provisioning),
         (s.SAVING, e.CredentialsSaved): Transition("_use_saved", again),
-        (s.SAVING, e.CredentialsSaveFailed): Transition("_save_failed", (s.WAITING_TO_SAVE,)),
+        # A renewal that cannot be saved is given up for now: the stored credentials still work.
+        (s.SAVING, e.CredentialsSaveFailed): Transition("_save_failed", (s.WAITING_TO_SAVE, s.WAITING_TO_CONNECT)),
+        (s.SAVING, e.CredentialsUnusable): Transition("_unusable", failed_provisioning),
         (s.WAITING_TO_SAVE, e.TimerFired): Transition("_save_again", (s.SAVING,)),
         (s.WAITING_TO_PROVISION, e.TimerFired): Transition("_provision_again", to_provision),
         (s.CONNECTING, e.ConnectSucceeded): Transition("_go_online", (s.ONLINE,)),
@@ -84,7 +86,9 @@ def _rows() -> dict[tuple[State, EventType], Transition]:
         (s.WAITING_TO_CONNECT, e.TimerFired): Transition("_connect_again", again),
         (s.ONLINE, e.ConnectionLost): Transition("_online_lost", (s.WAITING_TO_CONNECT,)),
         (s.ONLINE, e.MessageReceived): Transition("_take_message", (s.ONLINE, s.REMOVING)),
-        (s.ONLINE, e.TimerFired): Transition("_heartbeat", (s.ONLINE,)),
+        (s.ONLINE, e.TimerFired): Transition("_look_at_the_time", (s.ONLINE,)),
+        (s.ONLINE, e.RequestMade): Transition("_renew", to_provision),
+        (s.ONLINE, e.RequestNotMade): Transition("_renewal_not_begun", (s.ONLINE,)),
         (s.REMOVING, e.ConnectionLost): Transition("_nobody_to_answer", (s.REMOVING,)),
         (s.REMOVING, e.CredentialsRemoved): Transition("_removed", (s.ANSWERING_REMOVAL, *to_provision)),
         (s.REMOVING, e.CredentialsRemoveFailed): Transition("_remove_failed", (s.ONLINE, s.WAITING_TO_CONNECT)),
@@ -131,10 +135,12 @@ def _ignored() -> dict[tuple[State, EventType], str]:
     of_the_file: list[EventType] = [
         e.CredentialsSaved,
         e.CredentialsSaveFailed,
+        e.CredentialsUnusable,
         e.CredentialsRemoved,
         e.CredentialsRemoveFailed,
     ]
     ignore("about a file operation that nobody waits for", everywhere, of_the_file)
+    ignore("about a renewal that nobody waits for any more", everywhere, [e.RequestMade, e.RequestNotMade])
     ignore("a timer that is no longer armed", everywhere, [e.TimerFired])
     return reasons
 

@@ -11,7 +11,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import NameOID
 
+from mqttprov.core.factory import PresentedCertificate
 from mqttprov.core.limits import MAX_PEM_CHARS
 from mqttprov.core.requests import SuppliedCertificate, SuppliedCsr
 from mqttprov.core.secrets import fingerprint
@@ -42,11 +45,41 @@ def inspect_certificate(pem: str, now_ms: int) -> SuppliedCertificate:
         expires_ms = certificate.not_valid_after_utc.timestamp() * 1000
         normal = certificate.public_bytes(Encoding.PEM).decode("ascii")
         der = certificate.public_bytes(Encoding.DER)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        positive = certificate.serial_number > 0
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
         raise BadCertificate("the certificate cannot be read; send one X.509 certificate as PEM text") from None
+    if not positive:  # until cryptography refuses it by itself; where warnings are errors it does already
+        raise BadCertificate("the certificate has no positive serial number; make a new one")
     if now_ms > expires_ms:
         raise BadCertificate("the certificate has expired; make a new one")
     return SuppliedCertificate(normal, fingerprint(der), key_hash(check_key(public_key, "certificate")))
+
+
+def inspect_presented(der: bytes) -> PresentedCertificate:
+    """Give the client certificate of a TLS connection with its hashes, common name and validity.
+
+    Raises `BadCertificate` for what cannot be an identity here: a weak key, or more than anybody needs.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
+        public_key = check_key(certificate.public_key(), "certificate")
+        common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        validity = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    except BadCertificate:
+        raise
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning):
+        raise BadCertificate("the certificate cannot be read") from None
+    if len(pem) > MAX_PEM_CHARS:
+        raise BadCertificate(f"the certificate has more than {MAX_PEM_CHARS} characters as PEM text")
+    common_name = common_names[0].value if len(common_names) == 1 else None
+    return PresentedCertificate(
+        pem,
+        fingerprint(der),
+        key_hash(public_key),
+        common_name if isinstance(common_name, str) else None,
+        *(int(at.timestamp() * 1000) for at in validity),
+    )
 
 
 def inspect_csr(pem: str) -> SuppliedCsr:

@@ -7,6 +7,7 @@ from typing import Final, TextIO
 
 from mqttprov.core.limits import MAX_PEM_CHARS
 from mqttprov.core.names import InvalidName
+from mqttprov.core.requests import SuppliedCertificate
 from mqttprov.responder.device_import import ImportLine, LineFault
 
 COLUMNS: Final = ("name", "profile", "owner", "labels", "certificate", "claim_secret")
@@ -61,7 +62,8 @@ def _line(number: int, fields: Mapping[str, str], folder: Path, profile: str | N
     wanted = fields.get("profile") or profile
     if wanted is None:
         raise InvalidName("it names no profile; fill the column 'profile' or give --profile for all such lines")
-    certificate = fields.get("certificate")
+    path = fields.get("certificate")
+    certificate = None if path is None else _certificate(folder / path, now_ms)
     return ImportLine(
         number,
         fields.get("name", ""),
@@ -69,7 +71,8 @@ def _line(number: int, fields: Mapping[str, str], folder: Path, profile: str | N
         fields.get("owner"),
         _labels(fields.get("labels", "")),
         fields.get("claim_secret"),
-        None if certificate is None else _public_key(folder / certificate, now_ms),
+        certificate.public_key if certificate else None,
+        certificate.pem if certificate else None,
     )
 
 
@@ -83,12 +86,12 @@ def _labels(text: str) -> dict[str, str]:
     return labels
 
 
-def _public_key(path: Path, now_ms: int) -> str:
+def _certificate(path: Path, now_ms: int) -> SuppliedCertificate:
     from mqttprov.pki.inspect import BadCertificate, inspect_certificate  # noqa: PLC0415 - X.509 takes long to load
 
     try:
         with path.open(encoding="utf-8") as file:
-            return inspect_certificate(file.read(MAX_PEM_CHARS + 1), now_ms).public_key
+            return inspect_certificate(file.read(MAX_PEM_CHARS + 1), now_ms)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidName(f"the certificate {path.name!r} cannot be read: {error}") from error
     except BadCertificate as error:

@@ -194,9 +194,11 @@ class DeviceLife:
 
 def obstacle(reader: Reader, device: DeviceRow, now_ms: int) -> str | None:
     """Tell why the device could not be given new credentials now: it must not be told to give up those that it has."""
-    profiles = reader.profiles(device.profile)
-    if profiles and profiles[0].profile.strategy is Strategy.DISABLED:
-        return f"its profile {device.profile!r} is disabled"
+    for row in reader.profiles(device.profile):
+        if row.profile.strategy is Strategy.DISABLED:
+            return f"its profile {device.profile!r} is disabled"
+        if row.profile.strategy is Strategy.CERTIFICATE_CHAIN and not row.profile.rotate_on_first_use:
+            return "its certificate is of a chain; give it a newer one of the same chain, which takes over by itself"
     for token in reader.tokens(device.profile, device.token) if device.token else ():
         if token.revoked_ms is not None:
             return f"the token {token.name!r} with which it provisions is revoked"

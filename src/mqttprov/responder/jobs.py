@@ -10,7 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from mqttprov.core.audit import Event, EventKind
-from mqttprov.core.credentials import Sign, claimed_login_keys
+from mqttprov.core.chain import enrol
+from mqttprov.core.credentials import Sign, certificate_login_key, claimed_login_keys
+from mqttprov.core.factory import ChainArrival
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.limits import REQUEST_ENTROPY_BYTES
 from mqttprov.core.login import (
@@ -25,10 +27,11 @@ from mqttprov.core.login import (
     login_keys,
     recognise,
 )
-from mqttprov.core.provisioning import Context, Decision, decide, decide_malformed, lookup_fold, proves_secret
+from mqttprov.core.provisioning import Context, decide, decide_malformed, lookup_fold, proves_secret
 from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
+from mqttprov.responder.arrivals import by_certificate
 from mqttprov.store.protocol import Reader, Store, StoreUnavailable, WriteTransaction
 
 RETRY_AFTER_FAULT_S: Final = 5
@@ -48,6 +51,14 @@ class LoginJob(msgspec.Struct):
     """A login to decide. `done` gets the outcome: once it is durable when it is the first with its credential."""
 
     attempt: LoginAttempt
+    source: str
+    done: Callable[[Login], None]
+
+
+class ChainJob(msgspec.Struct):
+    """A certificate that a chain vouches for and no credential knows. `done` gets the login once it is durable."""
+
+    arrival: ChainArrival
     source: str
     done: Callable[[Login], None]
 
@@ -100,8 +111,26 @@ class RecordJob(msgspec.Struct):
     done: Callable[[None], None]
 
 
-Job = ProvisionJob | LoginJob | ActivationJob | LimitedJob | PublishedJob | RecordJob | RecogniseJob | SeenJob
+Job = (
+    ProvisionJob | LoginJob | ChainJob | ActivationJob | LimitedJob | PublishedJob | RecordJob | RecogniseJob | SeenJob
+)
 Delivery = tuple[Callable[[Any], None], Any]
+
+
+class _Batch(msgspec.Struct):
+    """What the jobs of one transaction come to: what is written, recorded and told, and who was seen."""
+
+    effects: list[Effect] = []
+    events: list[Event] = []
+    deliveries: list[Delivery] = []
+    seen: dict[str, None] = {}
+
+    def add(self, effects: Sequence[Effect], event: Event | None, delivery: Delivery) -> None:
+        """Take what one job comes to."""
+        self.effects.extend(effects)
+        if event is not None:
+            self.events.append(event)
+        self.deliveries.append(delivery)
 
 
 class BatchProcessor:
@@ -138,7 +167,9 @@ class BatchProcessor:
         writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob | RecogniseJob)]
         deliveries: list[Delivery] = []
         for job, login in zip(logins, self._decide_logins(logins), strict=True):
-            if login.first and login.principal is not None:
+            if isinstance(login, ChainArrival):
+                writing.append(ChainJob(login, job.source, job.done))
+            elif login.first and login.principal is not None:
                 writing.append(ActivationJob(login.fold, login.principal.generation, job.source, _told(job, login)))
             else:
                 deliveries.append((job.done, login))
@@ -162,7 +193,7 @@ class BatchProcessor:
             self._reader = self._store.reader()
         return self._reader
 
-    def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login]:
+    def _decide_logins(self, jobs: Sequence[LoginJob]) -> list[Login | ChainArrival]:
         if not jobs:
             return []
         wanted = [login_keys(job.attempt, self._keys) for job in jobs]
@@ -172,13 +203,21 @@ class BatchProcessor:
             for facts in reader.find_logins([key for keys in wanted for key in keys]):
                 by_key.setdefault(facts.credential.login_key, []).append(facts)
             operators = [_operator_of(job.attempt, reader) for job in jobs]
+            return [
+                self._decide_login(job.attempt, [f for key in keys for f in by_key.get(key, ())], operator, reader)
+                for job, keys, operator in zip(jobs, wanted, operators, strict=True)
+            ]
         except StoreUnavailable as error:
             _log.error("%d logins could not be decided: %s", len(jobs), error)
             return [Login(refusal=LoginRefusal.UNAVAILABLE)] * len(jobs)
-        return [
-            decide_login(job.attempt, [f for key in keys for f in by_key.get(key, ())], operator, self._keys)
-            for job, keys, operator in zip(jobs, wanted, operators, strict=True)
-        ]
+
+    def _decide_login(
+        self, attempt: LoginAttempt, found: Sequence[LoginFacts], operator: OperatorFacts | None, reader: Reader
+    ) -> Login | ChainArrival:
+        login = decide_login(attempt, found, operator, self._keys)
+        if attempt.certificate_der is None or (login.principal is not None and not attempt.provisioning):
+            return login
+        return by_certificate(attempt, login, reader, self._keys, self._now_ms())
 
     def _write(self, jobs: Sequence[Job]) -> list[Delivery]:
         """Do all jobs in one transaction.
@@ -201,60 +240,63 @@ class BatchProcessor:
         now_ms = self._now_ms()
         entropy = self._entropy(REQUEST_ENTROPY_BYTES * len(jobs))
         pieces = [entropy[i * REQUEST_ENTROPY_BYTES : (i + 1) * REQUEST_ENTROPY_BYTES] for i in range(len(jobs))]
-        deliveries: list[Delivery] = []
-        effects: list[Effect] = []
-        events: list[Event] = []
-        seen: dict[str, None] = {}
+        batch = _Batch()
         with self._store.write() as transaction:
             jobs = self._inspected(transaction, jobs, pieces, now_ms)
             facts = self._load(transaction, jobs, pieces)
             for job, piece in zip(jobs, pieces, strict=True):
-                match job:
-                    case ProvisionJob():
-                        context = Context(now_ms, piece, self._keys, job.source, self._sign)
-                        decision: Decision
-                        if isinstance(job.request, Malformed):
-                            decision = decide_malformed(job.request, context)
-                        else:
-                            decision = decide(job.request, facts, context)
-                        effects.extend(decision.effects)
-                        events.append(decision.event)
-                        deliveries.append((job.done, decision.outcome))
-                    case ActivationJob():
-                        activation = activate(job.fold, job.generation, facts, now_ms=now_ms, source=job.source)
-                        effects.extend(activation.effects)
-                        if activation.event:
-                            events.append(activation.event)
-                        deliveries.append((job.done, activation.ok))
-                    case LimitedJob():
-                        events.append(_limited(job, now_ms))
-                    case RecordJob():
-                        events.append(job.event)
-                        deliveries.append((job.done, None))
-                    case PublishedJob():
-                        transaction.mark_published(job.seq)
-                    case SeenJob():
-                        seen.update(dict.fromkeys(job.device_ids))
-            transaction.write(facts, effects)
-            if seen:
-                transaction.mark_seen(list(seen), now_ms)
-            transaction.append(events)
-        return deliveries
+                if isinstance(job, ProvisionJob):
+                    self._decide(job, facts, Context(now_ms, piece, self._keys, job.source, self._sign), batch)
+                elif isinstance(job, ActivationJob):
+                    activation = activate(job.fold, job.generation, facts, now_ms=now_ms, source=job.source)
+                    batch.add(activation.effects, activation.event, (job.done, activation.ok))
+                elif isinstance(job, ChainJob):
+                    enrolment = enrol(job.arrival, facts, Context(now_ms, piece, self._keys, job.source))
+                    batch.add(enrolment.effects, enrolment.event, (job.done, enrolment.login))
+                elif isinstance(job, LimitedJob):
+                    batch.events.append(_limited(job, now_ms))
+                elif isinstance(job, RecordJob):
+                    batch.add((), job.event, (job.done, None))
+                elif isinstance(job, PublishedJob):
+                    transaction.mark_published(job.seq)
+                elif isinstance(job, SeenJob):
+                    batch.seen.update(dict.fromkeys(job.device_ids))
+            transaction.write(facts, batch.effects)
+            if batch.seen:
+                transaction.mark_seen(list(batch.seen), now_ms)
+            transaction.append(batch.events)
+        return batch.deliveries
+
+    @staticmethod
+    def _decide(job: ProvisionJob, facts: Facts, context: Context, batch: "_Batch") -> None:
+        request = job.request
+        decision = (
+            decide_malformed(request, context) if isinstance(request, Malformed) else decide(request, facts, context)
+        )
+        batch.add(decision.effects, decision.event, (job.done, decision.outcome))
 
     def _load(self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes]) -> Facts:
         token_keys: set[str] = set()
         folds: set[str] = set()
         logins: set[str] = set()
+        certificates: set[str] = set()
         for job, piece in zip(jobs, pieces, strict=True):
             if isinstance(job, ActivationJob):
                 folds.add(job.fold)
+            elif isinstance(job, ChainJob):
+                token_keys.add(job.arrival.token_key)
+                folds.add(job.arrival.fold)
+                certificates.add(certificate_login_key(self._keys, job.arrival.certificate.fingerprint))
             elif isinstance(job, ProvisionJob) and not isinstance(job.request, Malformed):
                 token_keys.add(job.request.key)
                 logins.update(claimed_login_keys(job.request, self._keys))
                 name = lookup_fold(job.request, self._keys, piece)
                 if name is not None:
                     folds.add(name)
-        return transaction.load(token_keys, folds, logins)
+        facts = transaction.load(token_keys, folds, logins | certificates)
+        if certificates:
+            facts.ended.update(transaction.reader().ended_certificates(list(certificates)))
+        return facts
 
     def _inspected(
         self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes], now_ms: int
@@ -283,6 +325,8 @@ class BatchProcessor:
         for job in jobs:
             if isinstance(job, ProvisionJob):
                 deliveries.append((job.done, failure))
+            elif isinstance(job, ChainJob):
+                deliveries.append((job.done, Login(refusal=LoginRefusal.UNAVAILABLE)))
             elif isinstance(job, ActivationJob | RecordJob):
                 deliveries.append((job.done, None))
         return deliveries

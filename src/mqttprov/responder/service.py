@@ -7,11 +7,21 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mqttprov.core.audit import CHANGES_LOGINS, ChainedEvent, Event, EventKind
+from mqttprov.core.audit import CHANGES_LOGINS, GRANTS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign
+from mqttprov.core.factory import asked_by
 from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
-from mqttprov.core.model import LifecycleState
-from mqttprov.core.requests import UNPROVEN, Malformed, Outcome, Reason, Refused, refused
+from mqttprov.core.model import CredentialsType, LifecycleState
+from mqttprov.core.requests import (
+    UNPROVEN,
+    FactoryIdentity,
+    Malformed,
+    Outcome,
+    ProvisionRequest,
+    Reason,
+    Refused,
+    refused,
+)
 from mqttprov.core.secrets import Keys
 from mqttprov.responder.device_life import obstacle
 from mqttprov.responder.gathered import (
@@ -124,15 +134,26 @@ class Responder:
         """Let go of the store."""
         self._reader.close()
 
-    def request(self, payload: bytes, source: str, reply: Callable[[bytes, Outcome], None]) -> None:
-        """Answer one provisioning request: `reply` gets the bytes for that connection alone, and what they say (P3)."""
+    def request(
+        self,
+        payload: bytes,
+        source: str,
+        reply: Callable[[bytes, Outcome], None],
+        factory: FactoryIdentity | None = None,
+    ) -> None:
+        """Answer one provisioning request: `reply` gets the bytes for that connection alone, and what they say (P3).
+
+        `factory` is which device the session has shown to be.
+        """
         now_s = self._now_s()
         wait_s = self._limiter.wait_s(source, "", now_s)
         if wait_s > 0:
             encoding = thingsboard.encoding_of(payload)
             self._turn_away(source, wait_s, lambda outcome: reply(self._encode(outcome, encoding), outcome))
             return
-        request, encoding = thingsboard.decode(payload)
+        request, encoding = thingsboard.decode(payload, keyless=factory is not None and factory.suffices)
+        if factory is not None and isinstance(request, ProvisionRequest):
+            request = asked_by(factory, request)
         key = "" if isinstance(request, Malformed) else request.key
 
         def done(outcome: Outcome) -> None:
@@ -156,7 +177,7 @@ class Responder:
 
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
         """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
-        if not attempt.username and not attempt.certificate:
+        if not attempt.username and not attempt.certificate and not attempt.provisioning:
             self._tell_login(attempt, Login(refusal=LoginRefusal.ANONYMOUS), source, done)
         elif not self._pipeline.submit(LoginJob(attempt, source, self._unless_revoked(attempt, source, done))):
             done(Login(refusal=LoginRefusal.UNAVAILABLE))
@@ -167,7 +188,7 @@ class Responder:
         if refusal in _TOLD_LOGINS:
 
             def recognised(holder: Holder | None) -> None:
-                reason = refusal if holder is None else LoginRefusal.SUPERSEDED
+                reason = login.reason or str(refusal) if holder is None else str(LoginRefusal.SUPERSEDED)
                 self._count(EventKind.LOGIN_REFUSED, source, reason, holder)
 
             # Asked behind the answer: whatever is found, nobody can tell it from the time that a refusal takes.
@@ -286,8 +307,22 @@ class Responder:
         return self._outbox.seq if self._outbox else 0
 
     def certificates(self) -> list[str]:
-        """Give the PEM certificates with which devices may log in."""
+        """Give the PEM certificates that open a TLS connection."""
         return self._reader.certificates()
+
+    def new_certificates(self, event: ChainedEvent) -> list[str]:
+        """Give the PEM certificates that open a TLS connection since this event, whoever made it happen."""
+        try:
+            if event.kind in GRANTS and event.device_id and f'"{CredentialsType.X509_CERTIFICATE}"' in event.body:
+                return self._reader.certificates_of(event.device_id)
+            if event.kind in {EventKind.PROFILE_CREATED, EventKind.PROFILE_UPDATED}:
+                return [facts.chain.authorities for facts in self._reader.chains()]
+            if event.kind == EventKind.DEVICE_CREATED and event.device_id:
+                certificate = self._reader.factory_certificate(event.device_id)
+                return [certificate] if certificate is not None else []
+        except StoreUnavailable as error:
+            _log.error("new certificates are trusted after the next start: %s", error)
+        return []
 
     def _flush_limited(self) -> None:
         self._flush_limited_s = self._now_s() + LIMITED_INTERVAL_S

@@ -6,14 +6,16 @@ through `WriteTransaction`, whose effects and audit events become durable togeth
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from mqttprov.core.audit import ChainedEvent, ChainHead, Event
+from mqttprov.core.factory import ChainFacts, FactoryFacts
 from mqttprov.core.facts import Effect, Facts
 from mqttprov.core.login import LoginFacts, OperatorFacts, SupersededLogin
-from mqttprov.core.model import LifecycleState, OperatorRole, Profile
+from mqttprov.core.model import Chain, LifecycleState, OperatorRole, Profile
 from mqttprov.core.selectors import Selector
 
 
@@ -32,6 +34,7 @@ class ProfileRow(msgspec.Struct, frozen=True):
     created_ms: int
     tokens: int
     devices: int
+    chain: Chain | None = None
 
 
 class TokenRow(msgspec.Struct, frozen=True):
@@ -192,6 +195,29 @@ class UnownedDeviceRow(msgspec.Struct, frozen=True):
     state: str
 
 
+class AuthorityState(StrEnum):
+    """What a certificate authority is for: it signs, is older and still trusted, or is history."""
+
+    ACTIVE = "active"
+    TRUSTED = "trusted"
+    RETIRED = "retired"
+
+
+class AuthorityRow(msgspec.Struct, frozen=True):
+    """A certificate authority: its certificate (PEM) with those above it."""
+
+    certificate: str
+    state: AuthorityState
+
+
+class IssuedCertificateRow(msgspec.Struct, frozen=True, gc=False):
+    """A certificate that one of our authorities issued (PEM), and where credential and device are in their lives."""
+
+    certificate: str
+    status: str
+    state: str
+
+
 class NewToken(msgspec.Struct, frozen=True):
     """A registration token to be stored."""
 
@@ -220,7 +246,31 @@ class Reader(Protocol):
         """Give an operator's login."""
 
     def certificates(self) -> list[str]:
-        """Give the PEM certificates of all live credentials."""
+        """Give the PEM certificates that open a TLS connection: of live credentials, factories and chains."""
+
+    def certificates_of(self, device_id: str) -> list[str]:
+        """Give the PEM certificates of a device's live credentials."""
+
+    def factory_certificate(self, device_id: str) -> str | None:
+        """Give the certificate (PEM) with which a device was imported."""
+
+    def factory_devices(self, public_key: str | None = None, fold: str | None = None) -> list[FactoryFacts]:
+        """Give the devices, two at most, that were imported with this key (SHA-256, hex) or that have this name."""
+
+    def chains(self) -> list[ChainFacts]:
+        """Give the profiles whose devices come in by certificates, oldest first."""
+
+    def ended_certificates(self, login_keys: Sequence[str]) -> list[str]:
+        """Give those of the login keys that are of superseded certificates."""
+
+    def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
+        """Give the certificates that our authorities issued since then: those that count, or those that have `ended`.
+
+        Ended are those of superseded credentials and of suspended or decommissioned devices.
+        """
+
+    def authorities(self) -> list[AuthorityRow]:
+        """List certificate authorities, oldest first; none as long as there is only the first one."""
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles, or the one of this name."""
@@ -307,8 +357,11 @@ class WriteTransaction(Protocol):
     def mark_seen(self, device_ids: Sequence[str], at_ms: int) -> None:
         """Remember that these devices are in use."""
 
-    def add_profile(self, profile: Profile, created_ms: int) -> Profile:
+    def add_profile(self, profile: Profile, created_ms: int, chain: Chain | None = None) -> Profile:
         """Store a new profile; gives it back with its id. Raises `Conflict`."""
+
+    def update_profile(self, profile: Profile, chain: Chain | None) -> None:
+        """Store what of a profile may change: whether factory identities rotate on first use, and its chain."""
 
     def add_token(self, token: NewToken) -> int:
         """Store a new registration token; gives its id. Raises `Conflict`."""
@@ -321,6 +374,9 @@ class WriteTransaction(Protocol):
 
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login. Raises `Conflict`."""
+
+    def put_authority(self, authority: AuthorityRow) -> None:
+        """Store a certificate authority, or the new state of one that is stored."""
 
     def reader(self) -> Reader:
         """Ask questions within this transaction."""

@@ -1,90 +1,26 @@
-"""The SQLite store: opening, migrations and the one write transaction. Questions are in `sqlite_reader`.
+"""The SQLite store: opening and migrations. Writing is in `sqlite_transaction`, questions are in `sqlite_reader`.
 
-WAL with `synchronous=FULL`: what is committed survives a power loss (P2; NORMAL does not, security.md rule 5). A batch
-is written with few, large statements: each step of the engine gives up Python's global lock, and getting it back from a
-busy event loop costs far more than the rows themselves.
+WAL with `synchronous=FULL`: what is committed survives a power loss (P2; NORMAL does not, security.md rule 5).
 """
 
 import fcntl
-import operator
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
-from itertools import chain as flatten
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from mqttprov.core.audit import ChainedEvent, ChainHead, Event, chain
-from mqttprov.core.facts import (
-    ActivateCredential,
-    ChangeOwner,
-    ChangeState,
-    CountRegistration,
-    CreateDevice,
-    DeviceFacts,
-    Effect,
-    Facts,
-    IssueCredential,
-    ProvisionDevice,
-    ReleaseName,
-    RequestRotation,
-    SetLabels,
-    SetTransfer,
-    SupersedeCredentials,
-)
-from mqttprov.core.model import Credential, Device, OperatorRole, Profile
-from mqttprov.core.names import fold
-from mqttprov.store.protocol import Conflict, LimitExceeded, NewToken, StoreUnavailable, TokenRow
+from mqttprov.store.protocol import StoreUnavailable
 from mqttprov.store.sqlite_reader import (
-    STATEMENTS,
     SqliteReader,
-    credential_from_row,
-    device_from_row,
-    profile_from_row,
-    token_from_row,
 )
+from mqttprov.store.sqlite_transaction import SqliteTransaction
 
 BUSY_TIMEOUT_MS: Final = 5000
-_CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)  # rows per statement; few sizes, so that all stay in the statement cache
 _APPLICATION_ID: Final = 0x6D717076  # "mqpv"
-
-_TABLES: Final = {
-    "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
-    "claim, factory_key, last_seen_ms",
-    "registration": "device_id, token_id, at_ms",
-    "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
-    "public_key, supplied, issued_ms, first_login_ms",
-    "audit_event": "seq, at_ms, kind, device_id, body, hash",
-}
-
-_encode = msgspec.json.Encoder().encode
-_credential_row = operator.attrgetter(*_TABLES["credential"].split(", "))  # the columns are named like the fields
-
-
-def _json(value: Any) -> str:
-    return _encode(value).decode()
-
-
-def _insert_statement(table: str, rows: int) -> str:
-    columns = _TABLES[table]
-    one = f"({', '.join('?' * (columns.count(',') + 1))})"
-    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names from the table above
-
-
-_INSERTS: Final = {(table, size): _insert_statement(table, size) for table in _TABLES for size in _CHUNKS}
-
-
-def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    done = 0
-    for size in _CHUNKS:
-        while len(rows) - done >= size:
-            connection.execute(_INSERTS[table, size], tuple(flatten.from_iterable(rows[done : done + size])))
-            done += size
 
 
 def _migrations() -> list[tuple[int, str]]:
@@ -205,185 +141,3 @@ class SqliteStore:
         """Close the writer's connection."""
         with self._lock:
             self._connection.close()
-
-
-class SqliteTransaction:
-    """The write transaction (`WriteTransaction`)."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._head: ChainHead | None = None
-
-    def load(self, token_keys: Collection[str], folds: Collection[str], login_keys: Collection[str]) -> Facts:
-        """Load facts for a batch (`WriteTransaction.load`)."""
-        execute = self._connection.execute
-        tokens = {}
-        for row in execute(STATEMENTS["tokens_by_key"], (_json(list(token_keys)),)).fetchall() if token_keys else ():
-            tokens[row[2]] = token_from_row(row[:14], profile_from_row(row[14:]))
-        devices: dict[str, DeviceFacts] = {}
-        by_id: dict[str, DeviceFacts] = {}
-        for row in execute(STATEMENTS["devices_by_fold"], (_json(list(folds)),)).fetchall() if folds else ():
-            facts = DeviceFacts(device_from_row(row), [], set(), row[18])
-            devices[facts.device.fold] = by_id[facts.device.id] = facts
-        if by_id:
-            ids = (_json(list(by_id)),)
-            for row in execute(STATEMENTS["live_credentials"], ids).fetchall():
-                by_id[row[0]].credentials.append(credential_from_row(row))
-            for device_id, token_id in execute(STATEMENTS["registrations_of"], ids).fetchall():
-                by_id[device_id].registered_by.add(token_id)
-        logins: dict[str, str] = {}
-        if login_keys:
-            logins.update(execute(STATEMENTS["owners_of_logins"], (_json(list(login_keys)),)).fetchall())
-        for facts in by_id.values():
-            logins.update((c.login_key, c.device_id) for c in facts.credentials)
-        return Facts(tokens, devices, logins)
-
-    def write(self, facts: Facts, effects: Sequence[Effect]) -> None:
-        """Write the effects of a batch, each row once and in its last state (`WriteTransaction.write`)."""
-        created: dict[str, Device] = {}
-        changed: dict[str, Device] = {}
-        issued: dict[tuple[str, int], Credential] = {}
-        ended: set[tuple[str, int]] = set()
-        activated: dict[tuple[str, int], int] = {}
-        registrations: list[tuple[str, int, int]] = []
-        for effect in effects:
-            match effect:
-                case CreateDevice(device):
-                    created[device.fold] = device
-                case IssueCredential(fold_, credential):
-                    issued[credential.device_id, credential.generation] = credential
-                    changed[fold_] = facts.devices[fold_].device
-                case ProvisionDevice() | ChangeState() | SetLabels():
-                    changed[effect.fold] = facts.devices[effect.fold].device
-                case CountRegistration(token_id, _, device_id, _, at_ms):
-                    registrations.append((device_id, token_id, at_ms))
-                case SupersedeCredentials(device_id, _, generations):
-                    ended.update((device_id, generation) for generation in generations)
-                case ActivateCredential(device_id, fold_, generation, at_ms):
-                    activated[device_id, generation] = at_ms
-                    changed[fold_] = facts.devices[fold_].device
-                case ReleaseName(device_id, _, name):
-                    self._connection.execute(STATEMENTS["release_name"], (device_id, name))
-                case RequestRotation(device_id, _, generation):
-                    self._connection.execute(STATEMENTS["request_rotation"], (device_id, generation))
-                case SetTransfer(device_id, _, offer):
-                    code = (offer.to_owner, offer.code, offer.expires_ms) if offer else (None, None, None)
-                    self._connection.execute(STATEMENTS["set_transfer"], (device_id, *code))
-                case ChangeOwner(device_id, _, owner, transferred_ms):
-                    self._connection.execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
-        _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
-        self._update_devices([self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created])
-        # Ended and activated generations first: a new one may take over a login key that is free only then.
-        self._update_credentials(
-            [(*place, "superseded", activated.get(place)) for place in ended if place not in issued]
-            + [(*place, "active", at) for place, at in activated.items() if place not in issued and place not in ended]
-        )
-        _insert(self._connection, "credential", [_credential_row(c) for c in issued.values()])
-        _insert(self._connection, "registration", registrations)
-        self._use_tokens(registrations)
-
-    @staticmethod
-    def _device_row(device: Device, facts: Facts) -> tuple[Any, ...]:
-        last_generation = facts.devices[device.fold].last_generation
-        return (
-            device.id,
-            device.name,
-            device.fold,
-            device.profile_id,
-            device.state,
-            device.token_id,
-            device.owner,
-            _json(device.labels),
-            device.gateway,
-            device.created_ms,
-            last_generation,
-            device.claim,
-            device.factory_key,
-            device.last_seen_ms,
-        )
-
-    def _update_devices(self, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            changes = [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in rows]
-            self._connection.execute(STATEMENTS["update_devices"], (_json(changes),))
-
-    def _update_credentials(self, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            self._connection.execute(STATEMENTS["update_credentials"], (_json(rows),))
-
-    def _use_tokens(self, registrations: list[tuple[str, int, int]]) -> None:
-        uses: dict[int, list[int]] = {}
-        for _, token_id, at_ms in registrations:
-            uses.setdefault(token_id, []).append(at_ms)
-        for token_id, times in uses.items():
-            change = {"id": token_id, "n": len(times), "at_ms": max(times)}
-            if self._connection.execute(STATEMENTS["use_token"], change).rowcount != 1:
-                raise LimitExceeded(f"token {token_id} would get more registrations than its maximum")
-
-    def append(self, events: Sequence[Event]) -> list[ChainedEvent]:
-        """Chain and store events (`WriteTransaction.append`)."""
-        if self._head is None:
-            row = self._connection.execute(STATEMENTS["chain_head"]).fetchone()
-            self._head = ChainHead(*row) if row else ChainHead()
-        chained = []
-        for event in events:
-            stored, self._head = chain(self._head, event)
-            chained.append(stored)
-        _insert(
-            self._connection, "audit_event", [(e.seq, e.at_ms, e.kind, e.device_id, e.body, e.hash) for e in chained]
-        )
-        return chained
-
-    def mark_published(self, seq: int) -> None:
-        """Move the outbox on (`WriteTransaction.mark_published`)."""
-        self._connection.execute(STATEMENTS["mark_published"], (seq,))
-
-    def mark_seen(self, device_ids: Sequence[str], at_ms: int) -> None:
-        """Note that devices are in use (`WriteTransaction.mark_seen`)."""
-        self._connection.execute(STATEMENTS["mark_seen"], (at_ms, _json(device_ids)))
-
-    def add_profile(self, profile: Profile, created_ms: int) -> Profile:
-        """Store a new profile (`WriteTransaction.add_profile`)."""
-        row = (profile.name, fold(profile.name), profile.strategy, profile.credentials_type, profile.reprovision,
-               profile.min_secret_chars, profile.unicode_names, _json(profile.label_keys),
-               _json(profile.publish_topics), _json(profile.subscribe_topics), created_ms)  # fmt: skip
-        with _unique(f"a profile named {profile.name!r} exists already"):
-            row_id = self._connection.execute(STATEMENTS["insert_profile"], row).lastrowid
-        return msgspec.structs.replace(profile, id=row_id)
-
-    def add_token(self, token: NewToken) -> int:
-        """Store a new registration token (`WriteTransaction.add_token`)."""
-        row = (token.profile_id, token.name, fold(token.name), token.key, token.verifier, _json(token.labels),
-               token.max_registrations, token.expires_ms, token.device_name_pattern, token.created_ms,
-               token.owner)  # fmt: skip
-        with _unique(f"this profile has a token named {token.name!r} already"):
-            return self._connection.execute(STATEMENTS["insert_token"], row).lastrowid or 0
-
-    def update_token(self, token: TokenRow) -> None:
-        """Store what of a token may change (`WriteTransaction.update_token`)."""
-        row = (_json(token.labels), token.max_registrations, token.expires_ms, token.device_name_pattern,
-               token.revoked_ms, token.id)  # fmt: skip
-        self._connection.execute(STATEMENTS["update_token"], row)
-
-    def rotate_token(self, token_id: int, verifier: str, old_until_ms: int | None) -> None:
-        """Store a token's new secret (`WriteTransaction.rotate_token`)."""
-        change = {"id": token_id, "verifier": verifier, "until_ms": old_until_ms}
-        self._connection.execute(STATEMENTS["rotate_token"], change)
-
-    def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
-        """Store an operator's login (`WriteTransaction.add_operator`)."""
-        with _unique(f"an operator named {name!r} exists already"):
-            self._connection.execute(STATEMENTS["insert_operator"], (name, role, verifier, created_ms))
-
-    def reader(self) -> SqliteReader:
-        """Ask within this transaction (`WriteTransaction.reader`)."""
-        return SqliteReader(self._connection, self._path)
-
-
-@contextmanager
-def _unique(text: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise Conflict(text) from error

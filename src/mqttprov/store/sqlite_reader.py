@@ -11,8 +11,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mqttprov.core.audit import ChainedEvent, ChainHead
+from mqttprov.core.factory import ChainFacts, FactoryFacts
 from mqttprov.core.login import LoginFacts, OperatorFacts, SupersededLogin
 from mqttprov.core.model import (
+    Chain,
     Credential,
     CredentialStatus,
     CredentialsType,
@@ -28,11 +30,14 @@ from mqttprov.core.model import (
 from mqttprov.core.names import fold
 from mqttprov.core.selectors import Relation
 from mqttprov.store.protocol import (
+    AuthorityRow,
+    AuthorityState,
     ClientIdFightRow,
     CredentialRow,
     DeviceQuery,
     DeviceRow,
     FailedAttemptsRow,
+    IssuedCertificateRow,
     Listed,
     ProfileRow,
     ProvisioningSourceRow,
@@ -66,8 +71,8 @@ _superseded = msgspec.json.Decoder(list[SupersededLogin]).decode
 
 @lru_cache(maxsize=256)
 def profile_from_row(row: Row) -> Profile:
-    """Make a profile from its ten columns; the same columns give the same object."""
-    id_, name, strategy, type_, reprovision, min_secret, unicode_names, label_keys, publish, subscribe = row
+    """Make a profile from its eleven columns; the same columns give the same object."""
+    id_, name, strategy, type_, reprovision, min_secret, unicode_names, label_keys, publish, subscribe, rotate = row
     return Profile(
         id_,
         name,
@@ -79,6 +84,7 @@ def profile_from_row(row: Row) -> Profile:
         _words(label_keys),
         _words(publish),
         _words(subscribe),
+        bool(rotate),
     )
 
 
@@ -147,6 +153,27 @@ def _login_from_row(row: Row) -> LoginFacts:
     return LoginFacts(credential_from_row(row), device_from_row(row[14:]), profile_from_row(row[32:]))
 
 
+def _profile_row(row: Row) -> ProfileRow:
+    chain = None if row[14] is None else Chain(row[14], row[15])
+    created_ms, tokens, devices = row[11:14]
+    return ProfileRow(profile_from_row(row[:11]), created_ms, tokens, devices, chain)
+
+
+def _factory_from_row(row: Row) -> FactoryFacts:
+    name, fold_, state, transferred, rotating, key = row[:6]
+    return FactoryFacts(
+        name, fold_, LifecycleState(state), bool(transferred), bool(rotating), profile_from_row(row[6:]), key
+    )
+
+
+def _chain_from_row(row: Row) -> ChainFacts:
+    return ChainFacts(profile_from_row(row[3:]), Chain(row[0], row[1]), row[2])
+
+
+def _json(values: Sequence[str]) -> str:
+    return msgspec.json.encode(values).decode()
+
+
 _RELATIONS: Final = {
     Relation.EQUAL: "d.labels ->> ? = ?",
     Relation.NOT_EQUAL: "d.labels ->> ? IS NOT ?",
@@ -207,7 +234,7 @@ class SqliteReader:
 
     def find_logins(self, login_keys: Sequence[str]) -> list[LoginFacts]:
         """Find live credentials by login key (`Reader.find_logins`)."""
-        return self._all("logins", (msgspec.json.encode(login_keys).decode(),), _login_from_row)
+        return self._all("logins", (_json(login_keys),), _login_from_row)
 
     def find_superseded(self, login_keys: Sequence[str]) -> dict[str, list[SupersededLogin]]:
         """Find superseded credentials by login key (`Reader.find_superseded`)."""
@@ -220,12 +247,41 @@ class SqliteReader:
         return found[0] if found else None
 
     def certificates(self) -> list[str]:
-        """Give the certificates of live credentials (`Reader.certificates`)."""
+        """Give all certificates that open a TLS connection (`Reader.certificates`)."""
         return self._all("certificates", (), lambda row: str(row[0]))
+
+    def certificates_of(self, device_id: str) -> list[str]:
+        """Give the certificates of a device's live credentials (`Reader.certificates_of`)."""
+        return self._all("certificates_of", (device_id,), lambda row: str(row[0]))
+
+    def factory_certificate(self, device_id: str) -> str | None:
+        """Give a device's factory certificate (`Reader.factory_certificate`)."""
+        found = self._all("factory_certificate", (device_id,), lambda row: str(row[0]))
+        return found[0] if found else None
+
+    def factory_devices(self, public_key: str | None = None, fold: str | None = None) -> list[FactoryFacts]:
+        """Find devices by factory key or name (`Reader.factory_devices`)."""
+        return self._all("factory_devices", (public_key, fold), _factory_from_row)
+
+    def chains(self) -> list[ChainFacts]:
+        """List the profiles with a chain (`Reader.chains`)."""
+        return self._all("chains", (), _chain_from_row)
+
+    def ended_certificates(self, login_keys: Sequence[str]) -> list[str]:
+        """Find superseded certificates by login key (`Reader.ended_certificates`)."""
+        return self._all("ended_certificates", (_json(login_keys),), lambda row: str(row[0]))
+
+    def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
+        """Give what our authorities issued (`Reader.issued_certificates`)."""
+        return self._each("issued_certificates", (since_ms, ended), lambda row: IssuedCertificateRow(*row))
+
+    def authorities(self) -> list[AuthorityRow]:
+        """List certificate authorities (`Reader.authorities`)."""
+        return self._all("authorities", (), lambda row: AuthorityRow(row[0], AuthorityState(row[1])))
 
     def profiles(self, name: str | None = None) -> list[ProfileRow]:
         """List profiles (`Reader.profiles`)."""
-        return self._all("profiles", (_folded(name),), lambda row: ProfileRow(profile_from_row(row[:10]), *row[10:]))
+        return self._all("profiles", (_folded(name),), _profile_row)
 
     def tokens(self, profile: str | None = None, name_or_key: str | None = None) -> list[TokenRow]:
         """List registration tokens (`Reader.tokens`)."""

@@ -5,7 +5,7 @@
 SELECT t.id, t.name, t.key, t.verifier, t.labels, t.max_registrations, t.used, t.expires_ms, t.device_name_pattern,
        t.revoked_ms, t.previous_verifier, t.previous_until_ms, t.proof_base, t.owner,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
-       p.label_keys, p.publish_topics, p.subscribe_topics
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use
 FROM token AS t JOIN profile AS p ON p.id = t.profile_id
 WHERE t.key IN (SELECT value FROM json_each(?));
 
@@ -20,6 +20,12 @@ SELECT device_id, generation, type, login_key, proof, status, verifier, username
 FROM credential
 WHERE device_id IN (SELECT value FROM json_each(?)) AND status <> 'superseded'
 ORDER BY device_id, generation;
+
+-- name: ended_credentials
+SELECT device_id, generation, type, login_key, proof, status, verifier, username, client_id, certificate, public_key,
+       supplied, issued_ms, first_login_ms
+FROM credential
+WHERE device_id IN (SELECT value FROM json_each(?)) AND status = 'superseded';
 
 -- name: registrations_of
 SELECT device_id, token_id FROM registration WHERE device_id IN (SELECT value FROM json_each(?));
@@ -140,7 +146,7 @@ SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.veri
        d.id, d.name, d.fold, d.profile_id, d.state, d.created_ms, d.token_id, d.owner, d.labels, d.gateway,
        d.rotate_from, NULL, NULL, NULL, NULL, NULL, NULL, d.last_seen_ms,
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
-       p.label_keys, p.publish_topics, p.subscribe_topics
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
 WHERE c.login_key IN (SELECT value FROM json_each(?)) AND c.status <> 'superseded';
 
@@ -163,18 +169,64 @@ SELECT name, role, created_ms FROM operator ORDER BY name;
 INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
 
 -- name: certificates
-SELECT certificate FROM credential WHERE certificate IS NOT NULL AND status <> 'superseded';
+SELECT certificate FROM credential WHERE certificate IS NOT NULL AND status <> 'superseded'
+UNION ALL SELECT authorities FROM profile WHERE authorities IS NOT NULL
+UNION ALL SELECT f.certificate FROM factory_certificate AS f JOIN device AS d ON d.id = f.device_id
+WHERE d.state <> 'decommissioned';
+
+-- name: factory_certificate
+SELECT certificate FROM factory_certificate WHERE device_id = ?;
+
+-- name: ended_certificates
+SELECT login_key FROM credential
+WHERE login_key IN (SELECT value FROM json_each(?)) AND status = 'superseded' AND type = 'X509_CERTIFICATE';
+
+-- The token that every profile is born with is the one named `default`; tokens are never renamed.
+-- name: factory_devices
+SELECT d.name, d.fold, d.state, d.transferred_ms IS NOT NULL, d.rotate_from IS NOT NULL AND NOT EXISTS (
+           SELECT 1 FROM credential AS c
+           WHERE c.device_id = d.id AND c.generation > d.rotate_from AND c.status = 'active'),
+       t.key, p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use
+FROM device AS d JOIN profile AS p ON p.id = d.profile_id JOIN token AS t ON t.profile_id = p.id AND t.fold = 'default'
+WHERE d.id IN (SELECT id FROM device WHERE factory_key = ?1 UNION ALL SELECT id FROM device WHERE fold = ?2)
+ORDER BY d.id LIMIT 2;
+
+-- name: chains
+SELECT p.authorities, p.subject_pattern, t.key,
+       p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use
+FROM profile AS p JOIN token AS t ON t.profile_id = p.id AND t.fold = 'default'
+WHERE p.strategy = 'certificate-chain' AND p.authorities IS NOT NULL ORDER BY p.id;
+
+-- name: issued_certificates
+SELECT c.certificate, c.status, d.state FROM credential AS c JOIN device AS d ON d.id = c.device_id
+WHERE c.certificate IS NOT NULL AND c.supplied = 0 AND c.issued_ms >= ?1
+  AND (c.status = 'superseded' OR d.state IN ('suspended', 'decommissioned')) = ?2;
+
+-- name: authorities
+SELECT certificate, state FROM authority ORDER BY id;
+
+-- name: put_authority
+INSERT INTO authority (certificate, state) VALUES (?, ?)
+ON CONFLICT (certificate) DO UPDATE SET state = excluded.state;
+
+-- name: certificates_of
+SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND status <> 'superseded';
 
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,
-                     publish_topics, subscribe_topics, created_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                     publish_topics, subscribe_topics, rotate_on_first_use, created_ms, authorities, subject_pattern)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: update_profile
+UPDATE profile SET rotate_on_first_use = ?, authorities = ?, subject_pattern = ? WHERE id = ?;
 
 -- name: profiles
 SELECT p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
-       p.label_keys, p.publish_topics, p.subscribe_topics, p.created_ms,
+       p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use, p.created_ms,
        (SELECT count(*) FROM token AS t WHERE t.profile_id = p.id),
-       (SELECT count(*) FROM device AS d WHERE d.profile_id = p.id)
+       (SELECT count(*) FROM device AS d WHERE d.profile_id = p.id), p.authorities, p.subject_pattern
 FROM profile AS p WHERE ?1 IS NULL OR p.fold = ?1 ORDER BY p.id;
 
 -- name: insert_token

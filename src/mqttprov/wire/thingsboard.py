@@ -31,6 +31,7 @@ from mqttprov.core.requests import (
     SuppliedCertificate,
     SuppliedCsr,
 )
+from mqttprov.core.secrets import split_claim_code
 
 
 class Encoding(Enum):
@@ -91,18 +92,19 @@ def encoding_of(payload: bytes) -> Encoding:
     return Encoding.MSGPACK if payload and payload[0] in _MSGPACK_STARTS else Encoding.JSON
 
 
-def decode(payload: bytes) -> tuple[ProvisionRequest | Malformed, Encoding]:
+def decode(payload: bytes, *, keyless: bool = False) -> tuple[ProvisionRequest | Malformed, Encoding]:
     """Read a request; give it, or why it cannot be understood, with the encoding that the reply must use.
 
     `null` and, for optional fields but the name, the empty string mean absent (thingsboard.md rule 12). Unknown fields
-    are ignored. Never raises. The fingerprints of certificates and CSRs are left empty: filling them in takes X.509.
+    are ignored. `keyless` requests may leave out key and secret together. Never raises. The fingerprints of
+    certificates and CSRs are left empty: filling them in takes X.509.
     """
     encoding = encoding_of(payload)
     if len(payload) > MAX_REQUEST_BYTES:
         return Malformed(f"the request is larger than {MAX_REQUEST_BYTES} bytes; send only what is needed"), encoding
     try:
         fields = _read_msgpack(payload) if encoding is Encoding.MSGPACK else _read_json(payload)
-        return _request(fields), encoding
+        return _request(fields, keyless=keyless), encoding
     except _Unclear as unclear:
         return Malformed(str(unclear)), encoding
 
@@ -166,7 +168,7 @@ def _too_large() -> NoReturn:
     raise _Unclear("the request holds an integer of more than 64 bits; send it as a string") from None
 
 
-def _request(fields: dict[str, Any]) -> ProvisionRequest:
+def _request(fields: dict[str, Any], *, keyless: bool) -> ProvisionRequest:
     if len(fields) > MAX_REQUEST_FIELDS:
         raise _Unclear(f"the request has more than {MAX_REQUEST_FIELDS} fields; send only those that are needed")
     found: dict[str, Any] = {}
@@ -185,11 +187,22 @@ def _request(fields: dict[str, Any]) -> ProvisionRequest:
             _check_text(name, value, max_chars)
         if value or empty_counts:
             found[attribute] = value if convert is None else convert(value)
+    if keyless and not found.get("key") and not found.get("secret"):
+        found["key"] = found["secret"] = ""
     if "key" not in found:
         raise _Unclear("provisionDeviceKey is missing; send the key that was given for provisioning")
     if "secret" not in found:
         raise _Unclear("provisionDeviceSecret is missing; send the secret that was given for provisioning")
+    if "claim_code" not in found:
+        _take_code(found)
     return ProvisionRequest(**found)
+
+
+def _take_code(found: dict[str, Any]) -> None:
+    """Part a claim code from the secret that it follows; the vendor's gateway has no other place for it."""
+    secret, code = split_claim_code(found["secret"])
+    if code is not None:
+        found.update(secret=secret, claim_code=code, code_with_secret=True)
 
 
 def _take_other(found: dict[str, Any], name: str, value: object) -> None:
