@@ -20,6 +20,7 @@ _VERBS: Final = {
     "request": "request",
     "simulate": "simulate",
     "demo": "simulate",
+    "doctor": "doctor",
 }
 _NOUNS: Final = {
     "profile": "profiles",
@@ -29,6 +30,7 @@ _NOUNS: Final = {
     "audit": "audit",
     "ca": "ca",
     "gateway": "gateway",
+    "mosquitto": "mosquitto",
 }
 NAMES: Final = (*_VERBS, *_NOUNS)
 
