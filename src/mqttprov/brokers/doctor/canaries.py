@@ -12,14 +12,15 @@ from typing import Final
 import msgspec
 
 from mqttprov.admin import DEFAULT, Admin, Conflict, IssuedToken, NotFound, TokenChange, now_ms
+from mqttprov.brokers.doctor.eavesdropper import EVERYTHING, Eavesdropper
 from mqttprov.brokers.doctor.finding import Finding, right, wrong
 from mqttprov.brokers.doctor.probe import PROVISION, Address, LoginRefused, Probe
-from mqttprov.brokers.doctor.sessions import EVERYTHING, LISTEN_S, privacy
 from mqttprov.core.permissions import RESPONSE_TOPIC
 
 _LIFE_MS: Final = 600_000  # should this be interrupted, the token is worth nothing soon after
 _END_TIMEOUT_S: Final = 2.0
 _TOPICS: Final = ("v1/devices/me/telemetry", "v1/devices/me/rpc/response/1", "v1/gateway/telemetry")
+_SPOOFED: Final = ("rpc/request/1", "attributes", "telemetry")  # on the other's topics
 
 
 class _Reply(msgspec.Struct):
@@ -46,8 +47,7 @@ def examine_devices(address: Address, admin: Admin) -> Iterator[Finding]:
 
 
 def _with_devices(address: Address, admin: Admin, token: IssuedToken, names: tuple[str, str]) -> Iterator[Finding]:
-    with Probe(address, username=PROVISION) as listening:
-        granted = listening.subscribe(EVERYTHING)
+    with Eavesdropper(address, PROVISION, EVERYTHING) as listening:
         values = []
         for name in names:
             with Probe(address, username=PROVISION) as asking:
@@ -61,9 +61,9 @@ def _with_devices(address: Address, admin: Admin, token: IssuedToken, names: tup
                 )
                 return
             values.append(reply.credentialsValue)
-        yield privacy("private credentials", listening.listen(LISTEN_S), granted)
-    with Probe(address, username=values[0]) as first, Probe(address, username=values[1]) as second:
-        yield _kept_apart(first, second, names)
+        yield listening.judge("private credentials")
+    with Probe(address, username=values[0]) as first:
+        yield _kept_apart(address, first, values[1], names)
         yield _ended(address, admin, first, names[0], values[0])
 
 
@@ -73,30 +73,15 @@ def _request(token: IssuedToken, name: str) -> bytes:
     )
 
 
-def _kept_apart(first: Probe, second: Probe, names: tuple[str, str]) -> Finding:
+def _kept_apart(address: Address, first: Probe, second_token: str, names: tuple[str, str]) -> Finding:
     """Let the one speak on its own topics and on those of the other, who listens to whatever it may."""
     marker = os.urandom(8).hex().encode()
-    filters = (
-        *EVERYTHING,
-        "v1/devices/me/#",
-        "v1/gateway/#",
-        f"v1/devices/{names[0]}/#",
-        f"$share/x/v1/devices/{names[0]}/#",
-    )
-    granted = second.subscribe(filters)
-    for topic in (
-        *_TOPICS,
-        f"v1/devices/{names[1]}/rpc/request/1",
-        f"v1/devices/{names[1]}/attributes",
-        RESPONSE_TOPIC,
-    ):
-        first.publish(topic, b'{"doctor":"' + marker + b'"}')
-    heard = [topic for topic, payload in second.listen(LISTEN_S) if marker in payload]
-    if heard:
-        return wrong("devices", f"a device received what another one published, on {', '.join(sorted(set(heard)))}")
-    return right(
-        "devices", f"a device tried {len(filters)} filters, {len(granted)} granted, and received nothing of another"
-    )
+    of_first = f"v1/devices/{names[0]}/#"
+    filters = (*EVERYTHING, "v1/devices/me/#", "v1/gateway/#", of_first, f"$share/doctor/{of_first}")
+    with Eavesdropper(address, second_token, filters) as second:
+        for topic in (*_TOPICS, *(f"v1/devices/{names[1]}/{rest}" for rest in _SPOOFED), RESPONSE_TOPIC):
+            first.publish(topic, b'{"doctor":"' + marker + b'"}')
+        return second.judge("devices", marker)
 
 
 def _ended(address: Address, admin: Admin, session: Probe, name: str, token: str) -> Finding:
