@@ -35,7 +35,7 @@ def openssl_hash(name: x509.Name) -> str:
     return done.stdout.decode().strip()
 
 
-def common_name(text: str, kind: _ASN1Type = _ASN1Type.UTF8String) -> x509.NameAttribute:
+def common_name(text: str, kind: _ASN1Type = _ASN1Type.UTF8String) -> x509.NameAttribute[str]:
     """Make one attribute."""
     return x509.NameAttribute(NameOID.COMMON_NAME, text, kind)
 
