@@ -19,14 +19,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev .venvs/amqtt/.installed
+bench: $(VENV)/.dev
 	$(BIN)/python bench/registration.py
-
-# The yardstick of the bench has an environment of its own.
-.venvs/amqtt/.installed:
-	$(PYTHON) -m venv .venvs/amqtt
-	.venvs/amqtt/bin/python -m pip install --quiet --disable-pip-version-check amqtt==0.12.1
-	@touch $@
 
 $(VENV)/bin/python:
 	@tools/ensure-venv.sh $(PYTHON)

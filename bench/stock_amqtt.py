@@ -1,6 +1,6 @@
 """Yardstick: stock amqtt 0.12.1 with the smallest plugin that provisions and lasts: one SQLite commit per request.
 
-Runs in a virtual environment of its own that has only `amqtt`. Arguments: the port and a file for the database.
+Arguments: the port and a file for the database.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from amqtt.broker import Broker  # type: ignore[import-not-found]  # installed only where this runs
-from amqtt.contexts import Action  # type: ignore[import-not-found]  # the same
-from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin  # type: ignore[import-not-found]  # the same
+from amqtt.broker import Broker
+from amqtt.contexts import Action
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 TOKENS: set[str] = set()
 

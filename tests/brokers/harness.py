@@ -12,33 +12,40 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
+
+import msgspec
+from tests.brokers.tools import ACTOR, TIMEOUT_S, eventually, new_state, request_bytes
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.embedded import EmbeddedServer, now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.mqtt import (
+    EMPTY_PROPERTIES,
     ClientEvent,
     ClientSession,
     Connect,
     Connected,
     MessageReceived,
+    Properties,
     ProtocolVersion,
     Publish,
     Published,
     ReasonCode,
     Refused,
     Subscribed,
+    Subscription,
     Will,
 )
 from mqttprov.responder.administration import Administration, IssuedToken
-from mqttprov.responder.state_directory import StateDirectory, initialise
+from mqttprov.responder.state_directory import StateDirectory
 
-TIMEOUT_S: Final = 10.0
-ACTOR: Final = "cli:test"
 E = TypeVar("E")
+# With what this module takes from `tools` for its users.
+__all__ = ["ACTOR", "TIMEOUT_S", "Client", "ClosedError", "Running", "ask", "eventually", "new_state",
+           "request_bytes", "running"]  # fmt: skip
 
 
 class ClosedError(ConnectionError):
@@ -52,7 +59,7 @@ class Client(asyncio.Protocol):
         self.session = ClientSession(connect) if connect else None
         self.raw = bytearray()
         self.events: list[ClientEvent] = []
-        self.reads = True
+        self.session_present = False
         self._changed = asyncio.Event()
         self._transport: asyncio.Transport | None = None
         self.gone = False
@@ -128,20 +135,21 @@ class Client(asyncio.Protocol):
         assert self.session is not None
         return self.session
 
-    def publish_nowait(self, topic: str, payload: bytes, qos: int = 0) -> int | None:
+    def publish_nowait(self, topic: str, payload: bytes, qos: int = 0, **options: Any) -> int | None:
         """Publish without waiting for anything."""
-        packet_id = self.mqtt().publish(topic, payload, qos)
+        packet_id = self.mqtt().publish(topic, payload, qos, **options)
         self._flush()
         return packet_id
 
-    async def publish(self, topic: str, payload: bytes) -> ReasonCode:
-        """Publish with QoS 1 and wait for PUBACK; give its reason."""
-        packet_id = self.publish_nowait(topic, payload, 1)
+    async def publish(self, topic: str, payload: bytes, qos: int = 1, **options: Any) -> ReasonCode:
+        """Publish and wait for PUBACK, or PUBCOMP; give its reason."""
+        packet_id = self.publish_nowait(topic, payload, qos, **options)
         return (await self.take(Published, lambda e: e.packet_id == packet_id)).reason_code
 
-    async def subscribe(self, *filters: str, qos: int = 1) -> tuple[ReasonCode, ...]:
-        """Subscribe and wait for SUBACK; give its reasons."""
-        packet_id = self.mqtt().subscribe([(topic_filter, qos) for topic_filter in filters])
+    async def subscribe(self, *filters: str, qos: int = 1, number: int | None = None, **more: Any) -> tuple[int, ...]:
+        """Subscribe, with a subscription identifier or without, and wait for SUBACK; give its reasons."""
+        wanted = [Subscription(topic_filter, qos, **more) for topic_filter in filters]
+        packet_id = self.mqtt().subscribe(wanted, subscription_identifier=number)
         self._flush()
         return (await self.take(Subscribed, lambda e: e.packet_id == packet_id)).reason_codes
 
@@ -220,18 +228,13 @@ class Client(asyncio.Protocol):
         await self.until(lambda: any(isinstance(e, Connected | Refused) for e in self.events))
         event = next(e for e in self.events if isinstance(e, Connected | Refused))
         self.events.remove(event)
+        if isinstance(event, Connected):
+            self.session_present = event.connack.session_present
         return event.reason_code if isinstance(event, Refused) else event.connack.reason_code
 
     async def wait_closed(self) -> None:
         """Wait for the end of the connection."""
         await self.until(lambda: self.gone)
-
-
-class Abortable(Protocol):
-    """What a test leaves open."""
-
-    def abort(self) -> None:
-        """Cut it off."""
 
 
 class Running:
@@ -245,7 +248,7 @@ class Running:
         self.ws_port = 0
         self.wss_port = 0
         self.clients: list[Client] = []
-        self.others: list[Abortable] = []  # clients of other kinds
+        self.others: list[Any] = []  # clients of other kinds; each has `abort()`
         self._tls = tls
         self._ws = ws
         self._offset_s = 0.0
@@ -307,13 +310,17 @@ class Running:
         version: ProtocolVersion = ProtocolVersion.V5,
         will: Will | None = None,
         keep_alive_s: int = 60,
+        keep_s: int | None = None,
+        clean_start: bool | None = None,
+        properties: Properties = EMPTY_PROPERTIES,
         **options: Any,
     ) -> Client:
-        """Log in and assert that it succeeds."""
+        """Log in and assert that it succeeds. With `keep_s` the session is to outlive its connection."""
         secret = password.encode() if password is not None else None
-        connect = Connect(
-            client_id, version=version, username=username, password=secret, will=will, keep_alive_s=keep_alive_s
-        )
+        if keep_s is not None and version is ProtocolVersion.V5:
+            properties = msgspec.structs.replace(properties, session_expiry_interval_s=keep_s)
+        clean = keep_s is None if clean_start is None else clean_start
+        connect = Connect(client_id, version, clean, keep_alive_s, username, secret, will, properties)
         client = await self.open(connect, **options)
         assert await client.connack() == ReasonCode.SUCCESS
         return client
@@ -325,11 +332,11 @@ class Running:
         *,
         client_id: str = "",
         version: ProtocolVersion = ProtocolVersion.V5,
-        **options: Any,
+        **more: Any,
     ) -> ReasonCode:
         """Try to log in; give the reason of CONNACK, and see the connection closed if it is a refusal."""
         secret = password.encode() if password is not None else None
-        client = await self.open(Connect(client_id, version=version, username=username, password=secret), **options)
+        client = await self.open(Connect(client_id, version, username=username, password=secret), **more)
         reason = await client.connack()
         if reason != ReasonCode.SUCCESS:
             await client.wait_closed()
@@ -363,27 +370,12 @@ class Running:
         return await self.login(reply["credentialsValue"], **options)
 
 
-def request_bytes(issued: IssuedToken, device_name: str | None, **fields: Any) -> bytes:
-    """Write a provisioning request as JSON."""
-    request: dict[str, Any] = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
-    if device_name is not None:
-        request["deviceName"] = device_name
-    return json.dumps({**request, **fields}).encode()
-
-
 async def ask(client: Client, payload: bytes, qos: int = 1) -> Any:
     """Send one request over a provisioning session and give the reply."""
     client.publish_nowait(REQUEST_TOPIC, payload, qos)
     message = await client.message()
     assert message.topic == RESPONSE_TOPIC
     return json.loads(message.payload)
-
-
-def new_state(path: Path) -> IssuedToken:
-    """Make a state directory; give its default registration token."""
-    issued = initialise(path, actor=ACTOR, now_ms=now_ms, entropy=os.urandom)
-    assert issued is not None
-    return issued
 
 
 @contextlib.asynccontextmanager

@@ -36,7 +36,7 @@ async def act(verb: Callable[..., Done], *arguments: Any, **options: Any) -> Don
 
 def sessions(broker: Running) -> int:
     """Count the sessions that the broker has logged in."""
-    return sum(len(of_one) for of_one in broker.broker._by_principal.values())
+    return len(broker.broker.sessions)
 
 
 def kinds(broker: Running, device_id: str) -> list[str]:

@@ -8,7 +8,7 @@ from tests.brokers.harness import Client, Running
 
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
 from mqttprov.core.model import OperatorRole
-from mqttprov.mqtt import Connect, Disconnected, ProtocolVersion, ReasonCode, SubscriptionTree
+from mqttprov.mqtt import Connect, Disconnected, ProtocolVersion, ReasonCode
 
 V311 = ProtocolVersion.V311
 
@@ -106,9 +106,8 @@ async def test_failed_logins_leave_nothing_behind(broker: Running) -> None:
     for number in range(50):
         await broker.refusal("mqp_at_wrong", client_id=f"id-{number}", source="127.0.0.9")
     inside: Any = broker.broker
-    assert (len(inside._connections), len(inside._by_client), len(inside._by_principal)) == (0, 0, 0)
-    tree: SubscriptionTree[Any] = inside._tree
-    assert len(tree) == 0
+    assert (len(inside._connections), len(inside.sessions)) == (0, 0)
+    assert len(inside.router.tree) == 0
 
 
 async def test_ended_sessions_leave_nothing_behind(broker: Running) -> None:
@@ -122,8 +121,8 @@ async def test_ended_sessions_leave_nothing_behind(broker: Running) -> None:
     operator.disconnect()
     await broker.broker.empty.wait()
     inside: Any = broker.broker
-    assert (len(inside._connections), len(inside._by_client), len(inside._by_principal)) == (0, 0, 0)
-    assert len(inside._tree) == 0
+    assert (len(inside._connections), len(inside.sessions)) == (0, 0)
+    assert len(inside.router.tree) == 0
 
 
 async def test_the_older_generation_ends_when_the_newer_logs_in(broker: Running) -> None:

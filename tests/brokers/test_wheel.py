@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqttprov.brokers.wheel import DeadlineWheel
+from mqttprov.brokers.wheel import HORIZON_S, DeadlineWheel
 
 
 class Item:
@@ -11,6 +11,7 @@ class Item:
 
     def __init__(self, deadline_s: float | None) -> None:
         self.deadline = deadline_s
+        self.slot = 0
         self.expired_s: float | None = None
         self.now_s = 0.0
 
@@ -65,3 +66,30 @@ def test_what_has_no_deadline_any_more_is_forgotten() -> None:
     item.deadline = 1001.0
     wheel.turn(2000.0)
     assert item.expired_s is None
+
+
+def test_an_item_that_comes_and_goes_is_noted_once_and_not_for_longer_than_the_horizon() -> None:
+    """However often a deadline moves there and back, the wheel keeps a bounded number of notes, and forgets (P9)."""
+    wheel = DeadlineWheel(0.0)
+    item = Item(None)
+    for now in range(3 * HORIZON_S):
+        for distance in (1_000_000, 5, 1_000_000):
+            item.deadline = now + distance
+            wheel.watch(item)
+        wheel.turn(now)
+        assert sum(map(len, wheel._slots.values())) <= HORIZON_S + 1
+    item.deadline = None
+    wheel.turn(3 * HORIZON_S + HORIZON_S)
+    assert not wheel._slots
+
+
+def test_a_nearer_deadline_is_met() -> None:
+    """Watching again when the deadline has come nearer is enough."""
+    wheel = DeadlineWheel(0.0)
+    item = Item(100.0)
+    wheel.watch(item)
+    item.deadline = 3.0
+    wheel.watch(item)
+    item.now_s = 5.0
+    wheel.turn(5.0)
+    assert item.expired_s == 5.0

@@ -12,6 +12,7 @@ from mqttprov.core.permissions import (
     inward,
     is_own_topic,
     may_publish,
+    may_receive,
     may_subscribe,
     outward,
     topic_of_device,
@@ -211,3 +212,18 @@ def test_own_topics_are_recognised() -> None:
     assert is_own_topic("v1/devices/me/telemetry")
     assert is_own_topic("v1/gateway/connect")
     assert not is_own_topic("v1/devices/gw-1/telemetry")
+
+
+@pytest.mark.parametrize(
+    "topic", ["v1/devices/gw-1/telemetry", "v1/devices/me/x", "provision/audit/refused", "/provision/response"]
+)
+def test_guests_have_no_part_in_our_topics(topic: str) -> None:
+    """Who another's plugin lets in neither speaks nor listens there; a `#` of theirs is not delivered it either."""
+    guest = Principal(Role.GUEST, "alice/a")
+    assert not may_publish(guest, topic)
+    assert not may_subscribe(guest, topic)
+    assert not may_receive(guest, topic)
+    assert may_subscribe(guest, "#")
+    assert may_publish(guest, "home/lamp")
+    assert may_receive(guest, "home/lamp")
+    assert may_receive(Principal(Role.OPERATOR, "ops"), topic)

@@ -199,7 +199,6 @@ def test_server_beyond_our_receive_maximum_is_a_violation() -> None:
 @pytest.mark.parametrize(
     ("message", "reason_code"),
     [
-        (Publish("a", b"", qos=2, packet_id=1), R.QOS_NOT_SUPPORTED),
         (Publish("a", b"", properties=Properties(topic_alias=1)), R.TOPIC_ALIAS_INVALID),
         (Publish("a/#", b""), R.TOPIC_NAME_INVALID),
         (Publish("", b""), R.TOPIC_NAME_INVALID),
@@ -332,11 +331,11 @@ def test_request_that_is_too_large_costs_no_packet_id() -> None:
         session.subscribe([("x" * 60, 0)])
     for _ in range(3):
         session.subscribe([("x", 0)])
-    assert len(session._outbound._in_use) == 3
+    assert len(session._sender.state._ids) == 3
 
 
 def test_own_mistakes_are_told() -> None:
-    """Invalid topics and QoS 2 never reach the wire."""
+    """Invalid topics and a QoS that there is not never reach the wire."""
     session = connected()
     with pytest.raises(TopicError):
         session.publish("a/+", b"", 0)
@@ -344,10 +343,10 @@ def test_own_mistakes_are_told() -> None:
         session.subscribe([("a/#/b", 0)])
     with pytest.raises(TopicError):
         session.unsubscribe(["a+"])
-    with pytest.raises(ValueError, match="QoS 2"):
-        session.publish("a", b"", 2)
-    with pytest.raises(ValueError, match="QoS 2"):
-        session.subscribe([("a", 2)])
+    with pytest.raises(ValueError, match="QoS 3"):
+        session.publish("a", b"", 3)
+    with pytest.raises(ValueError, match="QoS 3"):
+        session.subscribe([("a", 3)])
     assert session.take_output() == b""
 
 

@@ -8,6 +8,7 @@ from mqttprov.mqtt import (
     ConnectReceived,
     Disconnect,
     Disconnected,
+    Message,
     MessageDelivered,
     PacketDecoder,
     Properties,
@@ -75,7 +76,7 @@ def test_conversation_of_an_unmodified_gateway() -> None:
         bytes.fromhex("8218000100132f70726f766973696f6e2f726573706f6e736500") + encode(request, V311)
     ) == [SubscribeReceived(Subscribe(1, (Subscription("/provision/response"),))), PublishReceived(request)]
     session.suback(1, (R.GRANTED_QOS_0,))
-    assert session.publish("/provision/response", b'{"status":"SUCCESS"}', 0)
+    assert session.publish(Message("/provision/response", b'{"status":"SUCCESS"}'), 0).taken
     assert session.take_output() == bytes.fromhex("9003000100") + encode(
         Publish("/provision/response", b'{"status":"SUCCESS"}'), V311
     )
@@ -91,20 +92,13 @@ def test_limits_of_the_listener_hold_where_accept_names_none() -> None:
 
 
 VIOLATIONS: list[tuple[ProtocolVersion, Packet, ReasonCode]] = [
-    (V5, Publish("a", b"", qos=2, packet_id=1), R.QOS_NOT_SUPPORTED),
-    (V311, Publish("a", b"", qos=2, packet_id=1), R.QOS_NOT_SUPPORTED),
-    (V5, Publish("a", b"", retain=True), R.RETAIN_NOT_SUPPORTED),
-    (V5, Publish("a", b"", properties=Properties(topic_alias=1)), R.TOPIC_ALIAS_INVALID),
-    (V5, Publish("", b"", properties=Properties(topic_alias=1)), R.TOPIC_ALIAS_INVALID),
+    (V5, Publish("a", b"", properties=Properties(topic_alias=17)), R.TOPIC_ALIAS_INVALID),
+    (V5, Publish("", b"", properties=Properties(topic_alias=1)), R.PROTOCOL_ERROR),
+    (V5, Publish("a", b"", properties=Properties(response_topic="a/#")), R.TOPIC_NAME_INVALID),
     (V5, Publish("a", b"", properties=Properties(subscription_identifiers=(1,))), R.PROTOCOL_ERROR),
     (V5, Publish("a/+", b""), R.TOPIC_NAME_INVALID),
     (V311, Publish("", b""), R.TOPIC_NAME_INVALID),
-    (
-        V5,
-        Subscribe(1, (Subscription("a"),), Properties(subscription_identifiers=(1,))),
-        R.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED,
-    ),
-    (V5, Subscribe(1, (Subscription("a"), Subscription("$share/g/a"))), R.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+    (V5, Subscribe(1, (Subscription("a"), Subscription("$share/g/a", no_local=True))), R.PROTOCOL_ERROR),
     (V5, Disconnect(properties=Properties(session_expiry_interval_s=10)), R.PROTOCOL_ERROR),
     (V5, Connect("again", V5), R.PROTOCOL_ERROR),
     (V311, Connect("again", V311), R.PROTOCOL_ERROR),
@@ -115,25 +109,28 @@ VIOLATIONS: list[tuple[ProtocolVersion, Packet, ReasonCode]] = [
 def test_violation_ends_the_session_with_its_reason(
     version: ProtocolVersion, packet: Packet, reason_code: ReasonCode
 ) -> None:
-    """What was announced as not served ends the session: MQTT 5 is told why, 3.1.1 sees the connection close."""
+    """A violation ends the session: MQTT 5 is told why, in words too, and 3.1.1 sees the connection close."""
     session = connected(version, will=Will("w", b"gone"))
-    assert violation_of(send(session, packet)) == reason_code
+    events = send(session, packet)
+    assert violation_of(events) == reason_code
     assert session.closed
-    assert session.take_output() == (bytes((0xE0, 1, reason_code)) if version is V5 else b"")
+    assert isinstance(events[-1], ProtocolViolated)
+    farewell = Disconnect(reason_code, Properties(reason_string=events[-1].error.text))
+    assert session.take_output() == (encode(farewell, V5) if version is V5 else b"")
     assert session.will == Will("w", b"gone")
 
 
-@pytest.mark.parametrize("hex_bytes", ["50020001", "62020001", "70020001", "f000"])
-def test_unserved_packet_types_end_the_session(hex_bytes: str) -> None:
-    """Neither QoS 2 nor AUTH is in use."""
+def test_reauthentication_ends_the_session() -> None:
+    """AUTH is not in use: no CONNECT with a method is accepted."""
     session = connected(V5)
-    assert violation_of(session.receive(bytes.fromhex(hex_bytes))) == R.PROTOCOL_ERROR
+    assert violation_of(session.receive(bytes.fromhex("f000"))) == R.PROTOCOL_ERROR
 
 
-def test_retain_flag_is_ignored_in_311() -> None:
-    """3.1.1 cannot be told that nothing is retained, so its messages pass (DESIGN section 4: a later capability)."""
+@BOTH
+def test_retain_flag_reaches_the_broker(version: ProtocolVersion) -> None:
+    """Retaining is the broker's business."""
     message = Publish("a", b"x", retain=True)
-    assert send(connected(), message) == [PublishReceived(message)]
+    assert send(connected(version), message) == [PublishReceived(message)]
 
 
 @BOTH
@@ -153,7 +150,8 @@ def test_error_of_the_decoder_is_told_in_disconnect() -> None:
     """MQTT 5 section 4.13."""
     session = connected(V5)
     session.receive(b"\x36\x00")
-    assert session.take_output().hex() == "e00181"
+    farewell = Disconnect(R.MALFORMED_PACKET, Properties(reason_string="reserved flags in PUBLISH"))
+    assert session.take_output() == encode(farewell, V5)
 
 
 def test_ping_is_answered_by_itself() -> None:
@@ -171,7 +169,7 @@ def test_messages_are_acknowledged_when_the_broker_says_so(version: ProtocolVers
     assert send(session, message) == [PublishReceived(message)]
     assert session.take_output() == b""
     session.acknowledge(10)
-    session.publish("b", b"y", 0)
+    session.publish(Message("b", b"y"), 0)
     assert session.take_output() == b"\x40\x02\x00\x0a" + encode(Publish("b", b"y"), version)
     with pytest.raises(ValueError, match="once"):
         session.acknowledge(10)
@@ -238,7 +236,7 @@ def test_subscriptions_are_answered_by_the_broker(version: ProtocolVersion) -> N
 def test_message_of_qos_1_is_delivered_once_acknowledged(version: ProtocolVersion) -> None:
     """MessageDelivered comes with the first PUBACK; a second one, or a stranger's, means nothing."""
     session = connected(version)
-    assert session.publish("a", b"x", 1)
+    assert session.publish(Message("a", b"x"), 1).taken
     assert session.take_output() == encode(Publish("a", b"x", qos=1, packet_id=1), version)
     assert session.pending.in_flight == 1
     assert session.receive(bytes.fromhex("40020001")) == [MessageDelivered(1, R.SUCCESS)]
@@ -249,7 +247,7 @@ def test_message_of_qos_1_is_delivered_once_acknowledged(version: ProtocolVersio
 def test_refusal_of_a_message_is_told() -> None:
     """The reason in the client's PUBACK reaches the broker."""
     session = connected(V5)
-    session.publish("a", b"x", 1)
+    session.publish(Message("a", b"x"), 1)
     assert session.receive(bytes.fromhex("4003000187")) == [MessageDelivered(1, R.NOT_AUTHORIZED)]
 
 
@@ -257,7 +255,7 @@ def test_messages_beyond_the_clients_window_wait_in_order() -> None:
     """The client's Receive Maximum is honoured (MQTT-3.3.4-9), and waiting messages follow its acknowledgements."""
     session = connected(V5, properties=Properties(receive_maximum=2))
     for number in range(5):
-        assert session.publish("a", bytes((number,)), 1)
+        assert session.publish(Message("a", bytes((number,))), 1).taken
     decoder = PacketDecoder(1000, version=V5)
     sent = decoder.feed(session.take_output())
     assert session.pending.queued_messages == 3
@@ -276,24 +274,24 @@ def test_messages_beyond_the_clients_window_wait_in_order() -> None:
 def test_queue_is_bounded_in_messages() -> None:
     """Past the bound a message is not taken, and the publisher knows (P9)."""
     session = connected(limits=ServerLimits(max_in_flight_messages=1, max_queued_messages=2))
-    assert [session.publish("a", b"", 1) for _ in range(4)] == [True, True, True, False]
+    assert [session.publish(Message("a", b""), 1).taken for _ in range(4)] == [True, True, True, False]
     session.take_output()
     session.receive(bytes.fromhex("40020001"))
-    assert session.publish("a", b"", 1)
+    assert session.publish(Message("a", b""), 1).taken
 
 
 def test_queue_and_unwritten_output_are_bounded_in_bytes() -> None:
     """While the driver cannot write, output gathers up to the bound only; replies of either QoS count (P9)."""
     for qos in (0, 1):
         session = connected(limits=ServerLimits(max_queued_bytes=1000, max_in_flight_messages=3))
-        taken = [session.publish("a", bytes(100), qos) for _ in range(20)]
+        taken = [session.publish(Message("a", bytes(100)), qos).taken for _ in range(20)]
         assert taken.count(True) == 9
         assert taken == sorted(taken, reverse=True)
         pending = session.pending
         assert pending.output_bytes + pending.queued_bytes <= 1000
         session.take_output()
         assert session.pending.output_bytes == 0
-        assert session.publish("a", bytes(100), qos)
+        assert session.publish(Message("a", bytes(100)), qos).taken
 
 
 def test_client_that_does_not_read_its_answers_is_cut_off() -> None:
@@ -303,18 +301,19 @@ def test_client_that_does_not_read_its_answers_is_cut_off() -> None:
     assert not session.wants_input
     session.receive(b"\xc0\x00" * 500)
     assert violation_of(session.receive(b"\xc0\x00")) == R.QUOTA_EXCEEDED
-    assert session.take_output().endswith(b"\xe0\x01\x97")
+    farewell = Disconnect(R.QUOTA_EXCEEDED, Properties(reason_string="the client reads no answers"))
+    assert session.take_output().endswith(encode(farewell, V5))
 
 
 def test_packet_larger_than_the_client_takes_is_not_sent() -> None:
     """The client's Maximum Packet Size is honoured for messages of both QoS (MQTT-3.1.2-24)."""
     session = connected(V5, properties=Properties(maximum_packet_size_bytes=100))
-    assert not session.publish("a", bytes(100), 0)
-    assert not session.publish("a", bytes(100), 1)
-    assert session.publish("a", bytes(90), 1)
+    assert not session.publish(Message("a", bytes(100)), 0).taken
+    assert not session.publish(Message("a", bytes(100)), 1).taken
+    assert session.publish(Message("a", bytes(90)), 1).taken
     assert session.take_output() == encode(Publish("a", bytes(90), qos=1, packet_id=2), V5)
-    assert session._outbound is not None
-    assert list(session._outbound._in_use) == [2]
+    assert session._delivery is not None
+    assert list(session._delivery._ids) == [2]
 
 
 def test_suback_larger_than_the_client_takes_ends_the_session() -> None:
@@ -325,19 +324,13 @@ def test_suback_larger_than_the_client_takes_ends_the_session() -> None:
     assert session.take_output() == b""
 
 
-def test_only_qos_0_and_1_are_published() -> None:
-    """QoS 2 is our own mistake."""
-    with pytest.raises(ValueError, match="QoS 2"):
-        connected().publish("a", b"", 2)
-
-
 def test_failed_encoding_leaves_no_packet_id_in_use() -> None:
     """A message that cannot be written costs no id."""
     session = connected(V5)
     with pytest.raises(ValueError, match="server_reference"):
-        session.publish("a", b"", 1, properties=Properties(server_reference="x"))
+        session.publish(Message("a", b"", properties=Properties(server_reference="x")), 1)
     for _ in range(3):
-        assert session.publish("a", b"", 1)
+        assert session.publish(Message("a", b""), 1).taken
     assert session.pending.in_flight == 3
 
 
@@ -372,14 +365,14 @@ def test_lost_connection_leaves_the_will_due() -> None:
 def test_server_disconnects_with_a_reason_where_it_can_be_told(version: ProtocolVersion) -> None:
     """MQTT 5 gets DISCONNECT, 3.1.1 a closed connection; afterwards nothing is sent any more (P7)."""
     session = connected(version)
-    session.publish("a", b"x", 0)
+    session.publish(Message("a", b"x"), 0)
     before = session.take_output()
     session.disconnect(R.SESSION_TAKEN_OVER)
     assert session.closed
     assert before
     assert session.take_output().hex() == ("e0018e" if version is V5 else "")
     session.disconnect(R.SESSION_TAKEN_OVER)
-    assert not session.publish("a", b"x", 1)
+    assert not session.publish(Message("a", b"x"), 1).taken
     session.acknowledge(1)
     session.suback(1, (R.SUCCESS,))
     session.unsuback(1, (R.SUCCESS,))

@@ -11,6 +11,7 @@ from mqttprov.mqtt import (
     ClientSession,
     Connect,
     ConnectReceived,
+    Message,
     MessageDelivered,
     MessageReceived,
     Properties,
@@ -95,7 +96,7 @@ def test_qos_1_arrives_exactly_once_in_order_in_both_directions(
         if from_client and order.random() < 0.3:
             client.publish("up", from_client.pop(0), 1)
         if from_server and order.random() < 0.3:
-            assert server.publish("down", from_server.pop(0), 1)
+            assert server.publish(Message("down", from_server.pop(0)), 1).taken
         if not link.step() and not from_client and not from_server:
             break
     expected = list(numbers(count))

@@ -19,9 +19,14 @@ from mqttprov.core.requests import Reason
 
 WALK_STEPS = int(os.environ.get("MQTTPROV_WALK_STEPS", "2000"))
 STEPS_OF_A_LIFE = 250
+# What the walk never meets: faults of the service and the wire, and factory identities, which come by TLS.
+_ELSEWHERE = {
+    *("malformed", "limited", "overloaded", "internal"),
+    *("factory-name", "factory-spent", "certificate-ended", "chain-needed"),
+}
 EVERYTHING = {
     *("provisioned", "reprovisioned", "repeated", "transfer-completed"),
-    *(str(reason) for reason in Reason if reason not in {"malformed", "limited", "overloaded", "internal"}),
+    *(str(reason) for reason in Reason if reason not in _ELSEWHERE),
     *("login", "login unknown", "login wrong-password", "login state"),
     *("suspended", "resumed", "decommissioned", "released", "rotation-requested"),
     *("transfer-offered", "transfer-cancelled", "token-updated", "token-revoked", "token-rotated"),

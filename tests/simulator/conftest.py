@@ -10,6 +10,7 @@ import pytest
 
 from mqttprov.mqtt import (
     ConnectReceived,
+    Message,
     PublishReceived,
     ReasonCode,
     ServerEvent,
@@ -115,7 +116,7 @@ class StubConnection(asyncio.Protocol):
                 self._broker.requests.append(publish.payload)
                 reply = self._broker.reply(msgspec.json.decode(publish.payload))
                 if reply is not None:
-                    self._session.publish("/provision/response", msgspec.json.encode(reply), 1)
+                    self._session.publish(Message("/provision/response", msgspec.json.encode(reply)), 1)
 
     def _answer_connect(self, username: str) -> None:
         refusal = None if username == "provision" else self._broker.refuse_login(username)

@@ -1,1 +1,1 @@
-"""How we plug into a broker. `embedded` is our own; what it is made of lies beside it."""
+"""How we plug into a broker: `embedded` is our own, `amqtt_plugin` for a stock amqtt; the rest is their parts."""

@@ -9,13 +9,15 @@ import hashlib
 import ssl
 from typing import TYPE_CHECKING, Final, cast
 
+from mqttprov.brokers.sessions import MAX_SESSION_EXPIRY_S, Session
 from mqttprov.core.credentials import PROVISION_LOGIN
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal, Principal
-from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
+from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC, may_publish
 from mqttprov.core.requests import FactoryIdentity, Outcome
 from mqttprov.mqtt import (
     Connect,
     ConnectReceived,
+    Message,
     ProtocolVersion,
     ProtocolViolated,
     Publish,
@@ -31,6 +33,7 @@ from mqttprov.mqtt import (
 
 if TYPE_CHECKING:
     from mqttprov.brokers.broker import EmbeddedBroker
+    from mqttprov.brokers.routing import Backlog
 
 CONNECT_TIMEOUT_S: Final = 10.0
 CLOSING_TIMEOUT_S: Final = 10.0  # for a peer to read what it is still owed
@@ -66,9 +69,11 @@ class Connection(asyncio.Protocol):
         "_response_qos",
         "_seen_s",
         "_transport",
-        "filters",
+        "backlog",
+        "member",
         "principal",
         "session",
+        "slot",
         "source",
     )
 
@@ -85,8 +90,10 @@ class Connection(asyncio.Protocol):
         self._deadline_s: float | None = self._seen_s + CONNECT_TIMEOUT_S
         self.session = ServerSession(broker.limits)
         self.principal: Principal | None = None
-        self.filters: set[str] = set()  # what it is subscribed to, in the broker's topics
+        self.member: Session | None = None  # what it is in the broker after its login; stays when that has ended
+        self.backlog: Backlog | None = None  # retained messages that it is owed
         self.source = ""
+        self.slot = 0  # the wheel's
 
     # --- asyncio.Protocol ---
 
@@ -103,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Handle one read: all its packets, then one write."""
         self._seen_s = self._broker.now_s()
-        self._handle(self.session.receive(data))
+        self._handle(self.session.receive(data, self._seen_s))
         if self._pending_requests and not self.session.closed:
             # The reply is a commit away: what is owed until then (SUBACK) leaves in the same segment.
             self._broker.dirty.discard(self)
@@ -155,6 +162,8 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if self.session.closed or not self._congested:
+            if self.backlog is not None and self.member is not None:
+                self._broker.router.pay(self, self.member)
             output = self.session.take_output()
             if output:
                 transport.write(output)
@@ -165,6 +174,7 @@ class Connection(asyncio.Protocol):
             (transport.pause_reading if self._paused else transport.resume_reading)()
 
     def _close(self, transport: asyncio.Transport) -> None:
+        self._broker.forget(self)  # at once: what comes for its session from now on waits for the next connection
         if transport.is_closing():
             return
         transport.close()
@@ -220,11 +230,11 @@ class Connection(asyncio.Protocol):
         # Many share the client id `provision`: no session is taken over here (thingsboard.md rule 4).
         self._factory = factory
         self._deadline_s = self._seen_s + PROVISIONING_TIMEOUT_S
-        self._handle(
-            self.session.accept(
-                assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
-            )
+        events = self.session.accept(
+            assigned_client_id=self._assigned_id(connect), max_packet_bytes=MAX_PROVISIONING_PACKET_BYTES
         )
+        self._keep_alive()
+        self._handle(events)
 
     def _on_login(self, connect: Connect, login: Login) -> None:
         if login.provisioning:
@@ -236,12 +246,28 @@ class Connection(asyncio.Protocol):
             self.session.refuse(_REFUSALS[refusal])
             self._broker.dirty.add(self)
             return
+        if connect.will is not None and not may_publish(login.principal, connect.will.topic):
+            # Rather than to find out when it is too late to say so.
+            self._broker.log_will(self)
+            self.session.refuse(ReasonCode.NOT_AUTHORIZED, "you may not publish to the topic of your will")
+            self._broker.dirty.add(self)
+            return
         self.principal = login.principal
         self._deadline_s = None
+        assigned = self._assigned_id(connect)
+        client_id = assigned or connect.client_id
+        member = self._broker.enter(self, login.principal, client_id, resume=not connect.clean_start)
         events = self.session.accept(
-            assigned_client_id=self._assigned_id(connect), max_packet_bytes=self._broker.limits.max_packet_bytes
+            assigned_client_id=assigned,
+            max_packet_bytes=self._broker.limits.max_packet_bytes,
+            max_session_expiry_s=MAX_SESSION_EXPIRY_S,
+            session_present=member.is_away,
+            state=member.delivery,
+            now_s=self._broker.now_s(),
         )
-        self._broker.enter(self)
+        self.member = member
+        self._broker.sessions.resumed(member, self)
+        self._broker.begun(self, login.principal)
         self._keep_alive()
         self._handle(events)
 
@@ -288,7 +314,7 @@ class Connection(asyncio.Protocol):
             if publish.packet_id is not None:
                 self.session.acknowledge(publish.packet_id)  # before the response (thingsboard.md rule 6)
             qos = 1 if self._response_qos is None else self._response_qos
-            self.session.publish(RESPONSE_TOPIC, payload, qos)
+            self.session.publish(Message(RESPONSE_TOPIC, payload), qos)
             self._deadline_s = self._broker.now_s() + PROVISIONING_TIMEOUT_S
             self._broker.dirty.add(self)
             self._broker.flush_soon()

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import uvloop
 
@@ -280,7 +280,17 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
+class Server(Protocol):
+    """What `serve` runs."""
+
+    async def start(self) -> list[str]:
+        """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
+
+    async def stop(self) -> None:
+        """End it in order."""
+
+
+async def _serve(server: Server, on_listening: Callable[[list[str]], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -297,7 +307,7 @@ async def _serve(server: EmbeddedServer, on_listening: Callable[[list[str]], Non
     await server.stop()
 
 
-def serve(server: EmbeddedServer, on_listening: Callable[[list[str]], None]) -> None:
+def serve(server: Server, on_listening: Callable[[list[str]], None]) -> None:
     """Run broker and responder until SIGTERM or SIGINT; `on_listening` gets the URLs once. Raises `BrokerError`.
 
     The process is the broker's: what belongs to the process as a whole is set here, and nowhere else.

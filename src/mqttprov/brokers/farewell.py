@@ -7,44 +7,64 @@ kept for nothing but the gateway's answer, and no longer than the operator's com
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Generic, Protocol, TypeVar
 
-from mqttprov.brokers.connection import Connection
 from mqttprov.core.audit import ChainedEvent, Event, EventKind, parse_body
+from mqttprov.core.login import Principal
 from mqttprov.mqtt import ReasonCode
-
-if TYPE_CHECKING:
-    from mqttprov.brokers.broker import EmbeddedBroker
+from mqttprov.responder.service import Responder
 
 # The method takes no parameters: the vendor's gateway fails on `{}` and takes null (thingsboard.md section 11.3).
 WIPE_CALL: Final = b'{"method":"gateway_remove_provisioned_credentials","params":null}'
 _RESPONSE: Final = "v1/devices/me/rpc/response/"
 
 
-class _Farewell:
+class Leaving(Protocol):
+    """A device's session, of whichever broker."""
+
+    principal: Principal | None
+    source: str
+
+    def end(self, reason: ReasonCode) -> None:
+        """End it from our side."""
+
+
+S = TypeVar("S", bound=Leaving)
+
+
+class Host(Protocol[S]):
+    """The broker whose sessions end."""
+
+    responder: Responder
+
+    def call(self, connections: Iterable[S], number: int, payload: bytes) -> list[S]:
+        """Call a procedure of a device on those of its sessions that listen to calls; give them."""
+
+
+class _Farewell(Generic[S]):
     """A retired device whose gateway has been asked; `listening` are its sessions that may still answer."""
 
-    def __init__(self, event: ChainedEvent, name: str, listening: set[Connection]) -> None:
+    def __init__(self, event: ChainedEvent, name: str, listening: set[S]) -> None:
         self.event = event
         self.name = name
         self.listening = listening
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Farewells:
+class Farewells(Generic[S]):
     """Ends sessions of devices, at once or after a last word; tells when those that an audit event ends have ended."""
 
-    def __init__(self, broker: "EmbeddedBroker", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, broker: Host[S], loop: asyncio.AbstractEventLoop) -> None:
         self._broker = broker
         self._loop = loop
-        self._waiting: dict[str, _Farewell] = {}  # by device id
+        self._waiting: dict[str, _Farewell[S]] = {}  # by device id
         self._open: set[int] = set()  # events whose farewell is not over, or not recorded yet
         self._callers: list[tuple[int, Callable[[], None]]] = []
 
-    def begin(self, event: ChainedEvent, connections: Iterable[Connection]) -> None:
+    def begin(self, event: ChainedEvent, connections: Iterable[S]) -> None:
         """End the sessions of the device that the event names; a gateway that it retires may answer first."""
         sessions = list(connections)
-        listening: set[Connection] = set()
+        listening: set[S] = set()
         farewell = None
         if sessions and event.kind == EventKind.DECOMMISSIONED:
             body = _body(event)
@@ -59,19 +79,19 @@ class Farewells:
         if farewell is not None and not listening:
             self._finish(farewell, "it does not listen to remote calls")
 
-    def _wait(self, farewell: _Farewell, wait_s: float) -> None:
+    def _wait(self, farewell: _Farewell[S], wait_s: float) -> None:
         if farewell.listening and farewell.event.device_id:
             self._waiting[farewell.event.device_id] = farewell
             why = f"it did not answer within {wait_s:g} s"
             farewell.timer = self._loop.call_later(wait_s, self._finish, farewell, why)
 
-    def heard(self, connection: Connection, topic: str, payload: bytes) -> None:
+    def heard(self, connection: S, topic: str, payload: bytes) -> None:
         """Take note of what a device said, in case it is the answer that is waited for."""
         farewell = self._of(connection)
         if farewell is not None and topic == f"{_RESPONSE}{farewell.event.seq}":
             self._finish(farewell, _why_not(payload), connection.source)
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: S) -> None:
         """Take note that a session has ended."""
         farewell = self._of(connection)
         if farewell is not None:
@@ -84,12 +104,12 @@ class Farewells:
         self._callers.append((seq, then))
         self._settle()
 
-    def _of(self, connection: Connection) -> _Farewell | None:
+    def _of(self, connection: S) -> _Farewell[S] | None:
         principal = connection.principal
         farewell = self._waiting.get(principal.device_id) if principal is not None and self._waiting else None
         return farewell if farewell is not None and connection in farewell.listening else None
 
-    def _finish(self, farewell: _Farewell, why_not: str | None, source: str | None = None) -> None:
+    def _finish(self, farewell: _Farewell[S], why_not: str | None, source: str | None = None) -> None:
         device_id = farewell.event.device_id or ""
         self._waiting.pop(device_id, None)
         if farewell.timer is not None:

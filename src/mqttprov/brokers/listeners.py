@@ -50,7 +50,7 @@ class Listeners:
                 self._tls.append(_TlsListener(self._broker, door, sock, context))
             else:
                 server = await loop.create_server(
-                    lambda: door.wrap(Connection(self._broker)), sock=sock, backlog=BACKLOG
+                    lambda: door.wrap(self._broker.new_connection()), sock=sock, backlog=BACKLOG
                 )
                 self._servers.append(server)
         return url
@@ -89,7 +89,7 @@ class _TlsListener:
                 self._loop.remove_reader(self._socket)
                 self._again = self._loop.call_later(_ACCEPT_AGAIN_S, self._loop.add_reader, self._socket, self._accept)
                 return
-            connection = Connection(self._broker)
+            connection = self._broker.new_connection()
             connection.source = str(address[0])
             if not self._broker.admit(connection):
                 sock.close()

@@ -2,7 +2,8 @@
 
 import sys
 from ipaddress import ip_address
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -10,7 +11,10 @@ import typer
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_json, log_to_stderr, say
 from mqttprov.cli.state import JsonOption, StateOption, opened
-from mqttprov.responder.state_directory import ServeSettings
+from mqttprov.responder.state_directory import ServeSettings, StateDirectory
+
+if TYPE_CHECKING:
+    from mqttprov.brokers.embedded import Server
 
 
 def _is_loopback(host: str) -> bool:
@@ -39,6 +43,16 @@ def _port(help_text: str, default: str) -> Any:
     return typer.Option(min=0, max=65535, help=help_text, show_default=f"mqttprov.toml, else {default}")
 
 
+def _amqtt_server(state: StateDirectory, config: Path, *, insecure: bool) -> "Server":
+    try:
+        from mqttprov.brokers.amqtt_broker import AmqttServer  # noqa: PLC0415 - only with the extra
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"--amqtt-config needs {error.name}, which is not installed; run: pip install 'mqttprov[amqtt]'", Exit.USAGE
+        ) from error
+    return AmqttServer(state, config, insecure=insecure)
+
+
 def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="mqttprov.toml, else 127.0.0.1")
@@ -48,6 +62,10 @@ def serve(
     ws_port: Annotated[int | None, _port("Port for MQTT in WebSockets, path /mqtt.", "no such listener")] = None,
     wss_port: Annotated[int | None, _port("The same over TLS.", "no such listener")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Plain listeners also off loopback.")] = False,
+    amqtt_config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Listeners and plugins of an amqtt broker, instead of the options above."),
+    ] = None,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -58,13 +76,17 @@ def serve(
     from mqttprov.brokers.embedded import BrokerError, EmbeddedServer  # noqa: PLC0415 - no other verb needs the broker
     from mqttprov.brokers.embedded import serve as run_broker  # noqa: PLC0415 - the same
 
+    given = {"host": host, "port": port, "tls_port": tls_port, "ws_port": ws_port, "wss_port": wss_port}
+    given = {name: value for name, value in given.items() if value is not None}
+    if amqtt_config is not None and given:
+        raise Failure("with --amqtt-config the listeners are those of that file; leave out the others", Exit.USAGE)
     with opened(state) as directory:
-        settings = directory.settings.serve
-        given = {"host": host, "port": port, "tls_port": tls_port, "ws_port": ws_port, "wss_port": wss_port}
-        wished = msgspec.structs.replace(
-            settings, **{name: value for name, value in given.items() if value is not None}
-        )
-        ports = safe_ports(wished, insecure=insecure)
+        server: Server
+        if amqtt_config is not None:
+            server = _amqtt_server(directory, amqtt_config, insecure=insecure)
+        else:
+            wished = msgspec.structs.replace(directory.settings.serve, **given)
+            server = EmbeddedServer(directory, **msgspec.structs.asdict(safe_ports(wished, insecure=insecure)))
         log_to_stderr()
 
         def on_listening(urls: list[str]) -> None:
@@ -74,7 +96,7 @@ def serve(
                 say(f"listening on {url}")
 
         try:
-            run_broker(EmbeddedServer(directory, **msgspec.structs.asdict(ports)), on_listening)
+            run_broker(server, on_listening)
         except BrokerError as error:
             raise Failure(str(error), Exit.UNAVAILABLE) from error
     sys.stdout.flush()

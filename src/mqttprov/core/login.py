@@ -20,11 +20,12 @@ from mqttprov.core.secrets import Keys, equal
 
 
 class Role(StrEnum):
-    """What a principal is; device, or an operator's role."""
+    """What a principal is: a device, somebody in an operator's role, or a guest, whom another's plugin lets in."""
 
     DEVICE = "device"
     OPERATOR = "operator"
     OBSERVER = "observer"
+    GUEST = "guest"
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ _RESERVED: Final = ("$", "/provision/", "provision/")
 # What a profile's pattern never opens, whatever a device's name makes of it: with `%d/#` a device named "v1" would
 # reach the topics of all others, and one named "provision" the audit events.
 _NOT_BY_PATTERN: Final = (*_RESERVED, "v1/")
+_NOT_BY_GUEST: Final = ("/provision/", "provision/", "v1/")
 
 
 def topic_of_device(name: str) -> str:
@@ -58,6 +59,8 @@ def may_publish(principal: Principal, topic: str) -> bool:
     """Tell whether the principal may publish on this topic (as it names it)."""
     if principal.role is Role.DEVICE:
         return is_own_topic(topic) or _by_pattern(principal.publish_topics, topic)
+    if principal.role is Role.GUEST:
+        return not topic.startswith(_NOT_BY_PATTERN)
     return principal.role is Role.OPERATOR and not topic.startswith(_RESERVED)
 
 
@@ -65,7 +68,14 @@ def may_subscribe(principal: Principal, topic_filter: str) -> bool:
     """Tell whether the principal may subscribe to this filter (as it names it)."""
     if principal.role is Role.DEVICE:
         return is_own_topic(topic_filter) or _by_pattern(principal.subscribe_topics, topic_filter)
+    if principal.role is Role.GUEST:
+        return not topic_filter.startswith(_NOT_BY_PATTERN)
     return not topic_filter.startswith("$")
+
+
+def may_receive(principal: Principal, topic: str) -> bool:
+    """Tell whether a message that a granted filter matches may be delivered: a guest's `#` does not mean our topics."""
+    return principal.role is not Role.GUEST or not topic.startswith(_NOT_BY_GUEST)
 
 
 def _by_pattern(patterns: tuple[str, ...], topic_or_filter: str) -> bool:

@@ -1,11 +1,13 @@
 """MQTT 3.1.1 and 5 without I/O: packets, a server's and a client's session, topics. No clock, sockets or randomness.
 
 Everything that other parts use is importable from here; the modules below are the inside. A driver owns the connection
-and the time: it passes reads to `receive`, handles the events, and writes `take_output()`.
+and the time: it passes reads to `receive`, handles the events, and writes `take_output()`. What outlives a connection
+is a DeliveryState: it is taken out of a session that has ended, and given to the next one.
 """
 
 from mqttprov.mqtt.client_session import ClientSession
 from mqttprov.mqtt.decoder import PacketDecoder
+from mqttprov.mqtt.delivery import DeliveryState, Verdict
 from mqttprov.mqtt.encoder import encode
 from mqttprov.mqtt.errors import LimitReachedError, ProtocolError, SessionStateError
 from mqttprov.mqtt.events import (
@@ -25,6 +27,7 @@ from mqttprov.mqtt.events import (
     Unsubscribed,
     UnsubscribeReceived,
 )
+from mqttprov.mqtt.messages import Message
 from mqttprov.mqtt.packets import (
     Auth,
     Connack,
@@ -48,13 +51,15 @@ from mqttprov.mqtt.packets import (
 )
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
-from mqttprov.mqtt.server_policy import PendingCounts, ServerLimits
+from mqttprov.mqtt.retained_store import Retained, RetainedLimits, RetainedStore
+from mqttprov.mqtt.server_policy import SESSION_NEVER_EXPIRES, PendingCounts, ServerLimits
 from mqttprov.mqtt.server_session import ServerSession
-from mqttprov.mqtt.subscription_tree import SubscriptionTree
+from mqttprov.mqtt.subscription_tree import Grant, SubscriptionTree, grant, split_shared
 from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_topic_filter, validate_topic_name
 
 __all__ = [
     "EMPTY_PROPERTIES",
+    "SESSION_NEVER_EXPIRES",
     "Auth",
     "ClientEvent",
     "ClientSession",
@@ -62,9 +67,12 @@ __all__ = [
     "Connect",
     "ConnectReceived",
     "Connected",
+    "DeliveryState",
     "Disconnect",
     "Disconnected",
+    "Grant",
     "LimitReachedError",
+    "Message",
     "MessageDelivered",
     "MessageReceived",
     "Packet",
@@ -85,6 +93,9 @@ __all__ = [
     "Pubrel",
     "ReasonCode",
     "Refused",
+    "Retained",
+    "RetainedLimits",
+    "RetainedStore",
     "ServerEvent",
     "ServerLimits",
     "ServerSession",
@@ -100,10 +111,13 @@ __all__ = [
     "Unsubscribe",
     "UnsubscribeReceived",
     "Unsubscribed",
+    "Verdict",
     "Will",
     "connack_return_code",
     "encode",
+    "grant",
     "is_shared",
+    "split_shared",
     "topic_matches",
     "validate_topic_filter",
     "validate_topic_name",

@@ -6,17 +6,20 @@ The driver's duties: write `take_output()` after every call and close when `clos
 `ping()` when nothing was written for `keep_alive_s`, and give the connection up if `ping_outstanding` stays true.
 
 States: CONNECTING -> CONNECTED -> CLOSED. Packets may follow CONNECT at once (MQTT 5 section 3.1.4), before
-the server's limits are known; once they are, they hold.
+the server's limits are known; once they are, they hold. In MQTT 5, messages of QoS 1 and 2 wait for CONNACK, because
+Receive Maximum is in it; so does what goes on from an earlier connection.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import lru_cache
 from typing import Final
 
 import msgspec
 
+from mqttprov.mqtt.aliases import InboundAliases
 from mqttprov.mqtt.decoder import PacketDecoder
+from mqttprov.mqtt.delivery import MAX_PACKET_ID, DeliveryState, Verdict, outgoing
 from mqttprov.mqtt.encoder import PINGREQ_BYTES, encode, encode_acknowledgement, encode_publish
 from mqttprov.mqtt.errors import LimitReachedError, ProtocolError, SessionStateError, violation
 from mqttprov.mqtt.events import (
@@ -30,8 +33,8 @@ from mqttprov.mqtt.events import (
     Subscribed,
     Unsubscribed,
 )
-from mqttprov.mqtt.inbound import InboundWindow
-from mqttprov.mqtt.outbound import MAX_PACKET_ID, OutboundQueue, Verdict
+from mqttprov.mqtt.inbound import Arrival, InboundWindow
+from mqttprov.mqtt.messages import Message
 from mqttprov.mqtt.output import OutputBuffer
 from mqttprov.mqtt.packets import (
     Connack,
@@ -41,7 +44,10 @@ from mqttprov.mqtt.packets import (
     Pingresp,
     ProtocolVersion,
     Puback,
+    Pubcomp,
     Publish,
+    Pubrec,
+    Pubrel,
     Suback,
     Subscribe,
     Subscription,
@@ -51,6 +57,7 @@ from mqttprov.mqtt.packets import (
 from mqttprov.mqtt.primitives import MAX_REMAINING_LENGTH
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode
+from mqttprov.mqtt.sending import ANSWERS, Sender, encode_outgoing
 from mqttprov.mqtt.topics import validate_topic_filter, validate_topic_name
 
 _V5 = ProtocolVersion.V5
@@ -63,24 +70,31 @@ class _State(Enum):
 
 
 _CONNECTING, _CONNECTED, _CLOSED = _State
+_PUBACK, _PUBREC, _PUBCOMP = 0x40, 0x50, 0x70
+_UNKNOWN_ID = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
 
 
 class ClientSession:
     """The client's side of one MQTT connection; its output begins with CONNECT. See the module for the driver's duties.
 
-    Messages of QoS 1 are acknowledged as they come, or by `acknowledge` with `manual_ack`. `max_packet_bytes` bounds
-    what the server may send (P9) and is announced in MQTT 5; `max_queued_*` bound what waits for its Receive Maximum.
+    Messages of QoS 1 and 2 are acknowledged as they come, or by `acknowledge` with `manual_ack`. `max_packet_bytes`
+    bounds what the server may send (P9) and is announced in MQTT 5; `max_queued_*` bound what waits for its Receive
+    Maximum. `state` is what `detach` of an earlier session gave: for a client that does not start clean.
     """
 
     __slots__ = (
+        "_aliases",
         "_decoder",
         "_inbound",
+        "_manual_ack",
         "_max_qos",
-        "_outbound",
         "_output",
+        "_receive_maximum",
         "_retain_available",
-        "_server_max_packet_bytes",
+        "_sender",
+        "_starts_clean",
         "_state",
+        "_topic_alias_maximum",
         "client_id",
         "keep_alive_s",
         "ping_outstanding",
@@ -95,6 +109,7 @@ class ClientSession:
         manual_ack: bool = False,
         max_queued_messages: int = 1_000,
         max_queued_bytes: int = 1_048_576,
+        state: DeliveryState | None = None,
     ) -> None:
         self.version: Final = connect.version
         self.client_id = connect.client_id  # replaced by the one that the server assigns, if it does
@@ -102,16 +117,25 @@ class ClientSession:
         self.ping_outstanding = False
         self._state = _CONNECTING
         self._decoder = PacketDecoder(max_packet_bytes, version=connect.version)
-        self._outbound = OutboundQueue(MAX_PACKET_ID, max_queued_messages, max_queued_bytes)
-        self._inbound = InboundWindow(connect.properties.receive_maximum) if manual_ack else None
-        self._server_max_packet_bytes = MAX_REMAINING_LENGTH
-        self._max_qos = 1
+        self._manual_ack = manual_ack
+        self._receive_maximum = connect.properties.receive_maximum
+        self._topic_alias_maximum = connect.properties.topic_alias_maximum or 0
+        self._starts_clean = connect.clean_start
+        self._max_qos = 2
         self._retain_available = True
+        self._aliases: InboundAliases | None = None
+        self._inbound: InboundWindow | None = None
         if connect.version is _V5 and connect.properties.maximum_packet_size_bytes is None:
             announced = msgspec.structs.replace(connect.properties, maximum_packet_size_bytes=max_packet_bytes)
             connect = msgspec.structs.replace(connect, properties=announced)
         self._output = OutputBuffer()
         self._output.put(encode(connect, connect.version))
+        if state is not None and connect.clean_start:
+            raise ValueError("a client that starts clean goes on with nothing: leave clean start or state out")
+        knows_window = connect.version is not _V5 and (state is None or state.is_empty)
+        window = MAX_PACKET_ID if knows_window else 0  # until CONNACK
+        state = state or DeliveryState(max_queued_messages, max_queued_bytes)
+        self._sender = Sender(state, self._output, connect.version, window, MAX_REMAINING_LENGTH)
 
     @property
     def connected(self) -> bool:
@@ -153,13 +177,16 @@ class ClientSession:
             self._on_connack(packet, events)
         elif isinstance(packet, Publish):
             self._on_publish(packet, events)
-        elif isinstance(packet, Puback):
-            self._on_puback(packet, events)
+        elif isinstance(packet, ANSWERS):
+            self._on_answer(packet, events)
+        elif isinstance(packet, Pubrel):
+            known = self._inbound_window().release(packet.packet_id)
+            self._acknowledge(_PUBCOMP, packet.packet_id, ReasonCode.SUCCESS if known else _UNKNOWN_ID)
         elif isinstance(packet, Suback):
-            if self._outbound.release_id(packet.packet_id):
+            if self._sender.state.release_id(packet.packet_id):
                 events.append(Subscribed(packet.packet_id, packet.reason_codes))
         elif isinstance(packet, Unsuback):
-            if self._outbound.release_id(packet.packet_id):
+            if self._sender.state.release_id(packet.packet_id):
                 events.append(Unsubscribed(packet.packet_id, packet.reason_codes))
         elif isinstance(packet, Pingresp):
             self.ping_outstanding = False
@@ -175,41 +202,63 @@ class ClientSession:
             self._state = _CLOSED
             events.append(Refused(connack.reason_code))
             return
+        sender, told = self._sender, connack.properties
+        is_resuming = sender.window == 0
+        if connack.session_present and self._starts_clean:
+            raise violation("session present for a client that started clean (MQTT-3.2.2-2)")
         self._state = _CONNECTED
-        told = connack.properties
+        sender.window = told.receive_maximum or MAX_PACKET_ID
         if told is not EMPTY_PROPERTIES:
-            self._outbound.window = told.receive_maximum or MAX_PACKET_ID
-            self._server_max_packet_bytes = told.maximum_packet_size_bytes or MAX_REMAINING_LENGTH
-            self._max_qos = 1 if told.maximum_qos is None else told.maximum_qos
+            sender.max_packet_bytes = told.maximum_packet_size_bytes or MAX_REMAINING_LENGTH
+            self._max_qos = 2 if told.maximum_qos is None else told.maximum_qos
             self._retain_available = told.retain_available is not False
             self.client_id = told.assigned_client_identifier or self.client_id
             if told.server_keep_alive_s is not None:
                 self.keep_alive_s = told.server_keep_alive_s  # MQTT-3.1.2-21
-        events.append(Connected(connack))
+        lost = () if connack.session_present or not is_resuming else sender.state.forget_sent()
+        events.append(Connected(connack, lost))
+        if is_resuming:
+            self._tell_dropped(sender.resume(0.0), events)
 
     def _on_publish(self, publish: Publish, events: list[ClientEvent]) -> None:
         if publish.properties.topic_alias is not None:
-            raise ProtocolError(ReasonCode.TOPIC_ALIAS_INVALID, "topic alias, though none is allowed")
+            if self._aliases is None:
+                self._aliases = InboundAliases(self._topic_alias_maximum)
+            publish = self._aliases.resolve(publish)
         if not publish.topic or "+" in publish.topic or "#" in publish.topic:
             raise ProtocolError(ReasonCode.TOPIC_NAME_INVALID, "message to an empty topic or to a wildcard")
         packet_id = publish.packet_id
         if packet_id is not None:
-            if publish.qos > 1:
-                raise ProtocolError(ReasonCode.QOS_NOT_SUPPORTED, "message of QoS 2, though none was subscribed to")
-            if self._inbound is not None:
-                if not self._inbound.note(packet_id, publish.dup):
-                    return
+            if publish.qos == 1 and not self._manual_ack:
+                self._acknowledge(_PUBACK, packet_id, ReasonCode.SUCCESS)
             else:
-                self._output.put(
-                    encode_acknowledgement(0x40, packet_id, ReasonCode.SUCCESS, EMPTY_PROPERTIES, self.version)
-                )
+                arrival = self._inbound_window().note(publish)
+                if arrival is Arrival.AWAITED:
+                    return
+                if arrival is Arrival.KNOWN:
+                    self._acknowledge(_PUBREC, packet_id, ReasonCode.SUCCESS)
+                    return
+                if not self._manual_ack:
+                    self._inbound_window().settle(packet_id, is_over=False)
+                    self._acknowledge(_PUBREC, packet_id, ReasonCode.SUCCESS)
         events.append(MessageReceived(publish))
 
-    def _on_puback(self, puback: Puback, events: list[ClientEvent]) -> None:
-        if self._outbound.acknowledged(puback.packet_id):
-            events.append(Published(puback.packet_id, puback.reason_code))
-            while (packet := self._outbound.next_ready()) is not None:
-                self._output.put(packet)
+    def _inbound_window(self) -> InboundWindow:
+        if self._inbound is None:
+            self._inbound = InboundWindow(self._receive_maximum, MAX_PACKET_ID, self._sender.state.received)
+        return self._inbound
+
+    def _acknowledge(self, first: int, packet_id: int, reason_code: ReasonCode) -> None:
+        self._output.put(encode_acknowledgement(first, packet_id, reason_code, EMPTY_PROPERTIES, self.version))
+
+    def _on_answer(self, answer: Puback | Pubrec | Pubcomp, events: list[ClientEvent]) -> None:
+        if self._sender.on_answer(answer):
+            events.append(Published(answer.packet_id, answer.reason_code))
+            self._tell_dropped(self._sender.pump(0.0), events)
+
+    def _tell_dropped(self, packet_ids: Sequence[int], events: list[ClientEvent]) -> None:
+        """Tell the user of messages from an earlier connection that are too large for the server of this one."""
+        events.extend([Published(packet_id, ReasonCode.PACKET_TOO_LARGE) for packet_id in packet_ids])
 
     def _fail(self, error: ProtocolError) -> ProtocolViolated:
         if self._state is _CONNECTED and self.version is _V5:
@@ -219,28 +268,31 @@ class ClientSession:
 
     # --- from the user ---
 
-    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> int:
-        """Subscribe to filters with a QoS of 0 or 1 each; return the packet id that Subscribed will carry.
+    def subscribe(
+        self, subscriptions: Sequence[Subscription | tuple[str, int]], *, subscription_identifier: int | None = None
+    ) -> int:
+        """Subscribe to filters, with options or with a QoS alone; return the packet id that Subscribed will carry.
 
+        Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        packet_id = self._take_id()
-        try:
-            self._output.put(self._fitting(_subscribe_packet(packet_id, tuple(subscriptions), self.version)))
-        except (LimitReachedError, ValueError):
-            self._outbound.release_id(packet_id)
-            raise
-        return packet_id
+        wanted = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in subscriptions])
+        return self._request(
+            lambda packet_id: _subscribe_packet(packet_id, wanted, subscription_identifier, self.version)
+        )
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
         """End subscriptions; return the packet id that Unsubscribed will carry. Raises as `subscribe` does."""
         for topic_filter in topic_filters:
             validate_topic_filter(topic_filter)
+        return self._request(lambda packet_id: encode(Unsubscribe(packet_id, tuple(topic_filters)), self.version))
+
+    def _request(self, make_packet: Callable[[int], bytes]) -> int:
         packet_id = self._take_id()
         try:
-            self._output.put(self._fitting(encode(Unsubscribe(packet_id, tuple(topic_filters)), self.version)))
+            self._output.put(self._fitting(make_packet(packet_id)))
         except (LimitReachedError, ValueError):
-            self._outbound.release_id(packet_id)
+            self._sender.state.release_id(packet_id)
             raise
         return packet_id
 
@@ -250,11 +302,11 @@ class ClientSession:
         """Publish a message; return the packet id that Published will carry, None for QoS 0.
 
         Raises LimitReachedError if it is not taken: too large or unwanted for the server, or the queue is full (P9);
-        TopicError for an invalid topic, ValueError for another QoS than 0 and 1, SessionStateError on a closed session.
+        TopicError for an invalid topic, ValueError for another QoS than 0 to 2, SessionStateError on a closed session.
         """
         validate_topic_name(topic)
-        if qos not in {0, 1}:
-            raise ValueError(f"QoS {qos} is not served: publish with 0 or 1")
+        if qos not in {0, 1, 2}:
+            raise ValueError(f"there is no QoS {qos}: publish with 0, 1 or 2")
         if qos > self._max_qos or (retain and not self._retain_available):
             raise LimitReachedError("the server takes no such QoS or no retained messages: see its CONNACK")
         if qos == 0:
@@ -264,31 +316,46 @@ class ClientSession:
             )
             return None
         packet_id = self._take_id()
-        try:
-            packet = self._fitting(
-                encode_publish(topic, payload, 1, retain, False, packet_id, properties, self.version)
-            )
-        except (LimitReachedError, ValueError):
-            self._outbound.release_id(packet_id)
-            raise
-        verdict = self._outbound.submit(packet_id, packet)
-        if verdict is Verdict.REFUSE:
+        state = self._sender.state
+        entry = outgoing(Message(topic, payload, qos, retain, properties), qos, retain)
+        if not state.may_send(entry, self._sender.window):
+            try:
+                self._fitting(encode_outgoing(entry, packet_id, False, self.version, 0.0))
+            except (LimitReachedError, ValueError):
+                state.release_id(packet_id)
+                raise
+        verdict = self._sender.submit_as(packet_id, entry, 0.0)
+        if verdict is Verdict.DROPPED:
+            raise LimitReachedError(f"the server takes packets of {self._sender.max_packet_bytes} bytes: send less")
+        if verdict is Verdict.FULL:
             raise LimitReachedError("too many messages wait for the server: publish again after Published")
-        if verdict is Verdict.SEND:
-            self._output.put(packet)
         return packet_id
 
     def acknowledge(self, packet_id: int, reason_code: ReasonCode = ReasonCode.SUCCESS) -> None:
-        """Send PUBACK for a MessageReceived of QoS 1, with `manual_ack`. Without effect on a closed session.
+        """Send PUBACK or PUBREC for a MessageReceived, with `manual_ack`. Without effect on a closed session.
 
         Raises ValueError if no such message waits for it, SessionStateError without `manual_ack`.
         """
         if self._state is _CLOSED:
             return
-        if self._inbound is None:
+        if not self._manual_ack:
             raise SessionStateError("this session acknowledges by itself: make it with manual_ack to do it by hand")
-        self._inbound.settle(packet_id)
-        self._output.put(encode_acknowledgement(0x40, packet_id, reason_code, EMPTY_PROPERTIES, self.version))
+        is_over = reason_code >= 0x80 and self.version is _V5
+        qos = self._inbound_window().settle(packet_id, is_over=is_over)
+        self._acknowledge(_PUBACK if qos == 1 else _PUBREC, packet_id, reason_code)
+
+    def detach(self) -> DeliveryState:
+        """Take out of a session that has ended what a later one goes on with; once.
+
+        The session counts as ended from here on, for a connection that broke.
+        """
+        self._state = _CLOSED
+        state = self._sender.state
+        if self._inbound is not None:
+            state.received = self._inbound.received or None
+            self._inbound = None
+        state.rewind()
+        return state
 
     def ping(self) -> None:
         """Send PINGREQ; `ping_outstanding` is true until the answer. Raises SessionStateError on a closed session."""
@@ -308,25 +375,26 @@ class ClientSession:
 
     def _take_id(self) -> int:
         self._require_open()
-        packet_id = self._outbound.take_id()
+        packet_id = self._sender.state.take_id()
         if packet_id is None:
             raise LimitReachedError("all packet ids are in use: wait for answers of the server")
         return packet_id
 
     def _fitting(self, packet: bytes) -> bytes:
-        if len(packet) > self._server_max_packet_bytes:
-            raise LimitReachedError(
-                f"the packet has {len(packet)} bytes, the server takes {self._server_max_packet_bytes}: send less"
-            )
+        maximum = self._sender.max_packet_bytes
+        if len(packet) > maximum:
+            raise LimitReachedError(f"the packet has {len(packet)} bytes, the server takes {maximum}: send less")
         return packet
 
 
 @lru_cache(maxsize=256)
-def _subscribe_packet(packet_id: int, subscriptions: tuple[tuple[str, int], ...], version: ProtocolVersion) -> bytes:
+def _subscribe_packet(
+    packet_id: int, wanted: tuple[Subscription, ...], identifier: int | None, version: ProtocolVersion
+) -> bytes:
     """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
-    for topic_filter, qos in subscriptions:
-        validate_topic_filter(topic_filter)
-        if qos not in {0, 1}:
-            raise ValueError(f"QoS {qos} is not served: subscribe with 0 or 1")
-    wanted = tuple([Subscription(topic_filter, qos) for topic_filter, qos in subscriptions])
-    return encode(Subscribe(packet_id, wanted), version)
+    for each in wanted:
+        validate_topic_filter(each.topic_filter)
+        if each.qos not in {0, 1, 2}:
+            raise ValueError(f"there is no QoS {each.qos}: subscribe with 0, 1 or 2")
+    properties = EMPTY_PROPERTIES if identifier is None else Properties(subscription_identifiers=(identifier,))
+    return encode(Subscribe(packet_id, wanted, properties), version)

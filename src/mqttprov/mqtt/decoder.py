@@ -82,7 +82,7 @@ class PacketDecoder:
         self.error: ProtocolError | None = None
         self._parsers = _BEFORE_CONNECT if version is None else _CLIENT_TABLES[version]
         self._v5 = version == ProtocolVersion.V5
-        self._pending = bytearray()
+        self._pending: bytes | bytearray = b""  # a bytearray only while a packet is incomplete: most are idle
         self._needed = 0  # so many bytes must be pending before another look at them pays
         self._paused = False
 
@@ -101,7 +101,7 @@ class PacketDecoder:
             if len(self._pending) < self._needed:
                 return []
             data = bytes(self._pending)
-            self._pending.clear()
+            self._pending = b""
         return self._decode(data)
 
     def resume(self) -> list[Packet]:
@@ -110,14 +110,20 @@ class PacketDecoder:
         if self.error is not None or not self._pending:
             return []
         data = bytes(self._pending)
-        self._pending.clear()
+        self._pending = b""
         return self._decode(data)
 
     def _keep_while_paused(self, data: bytes) -> None:
         if self._pending and len(self._pending) + len(data) > self.max_packet_bytes:
             self._fail(ProtocolError(ReasonCode.QUOTA_EXCEEDED, "too much sent without waiting for CONNACK"))
         else:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._pending:
             self._pending += data
+        elif data:
+            self._pending = bytearray(data)
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, UnicodeDecodeError):
@@ -128,7 +134,7 @@ class PacketDecoder:
             self.version = error.answer_in
         assert isinstance(error, ProtocolError)  # noqa: S101 - for the type checker: nothing else is caught
         self.error = error.with_traceback(None)  # a traceback would keep the read alive, secrets and all
-        self._pending.clear()
+        self._pending = b""
 
     def _decode(self, data: bytes) -> list[Packet]:
         packets: list[Packet] = []
@@ -175,11 +181,11 @@ class PacketDecoder:
             if self.version is None:
                 self._learn_version(packet)
                 self._paused = True
-                self._pending += data[pos:]
+                self._keep(data[pos:])
                 return
 
     def _wait(self, rest: bytes, needed: int) -> None:
-        self._pending += rest
+        self._pending = bytearray(rest)  # nothing else is pending while bytes are decoded
         self._needed = needed
 
     def _learn_version(self, packet: Packet) -> None:

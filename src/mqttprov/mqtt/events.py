@@ -3,6 +3,7 @@
 import msgspec
 
 from mqttprov.mqtt.errors import ProtocolError
+from mqttprov.mqtt.messages import Message
 from mqttprov.mqtt.packets import Connack, Connect, Publish, Subscribe, Unsubscribe
 from mqttprov.mqtt.reasons import ReasonCode
 
@@ -14,15 +15,24 @@ class ConnectReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class PublishReceived(msgspec.Struct, frozen=True, gc=False):
-    """Server: a message. One of QoS 1 is to be answered with `acknowledge(publish.packet_id)`."""
+    """Server: a message, its topic alias resolved. One of QoS 1 or 2 is to be answered with `acknowledge`."""
 
     publish: Publish
 
 
 class SubscribeReceived(msgspec.Struct, frozen=True, gc=False):
-    """Server: to be answered with `suback`. Filters are not checked: refuse invalid ones one by one, with 0x8F."""
+    """Server: to be answered with `suback`. Filters are not checked: refuse invalid ones one by one, with 0x8F.
+
+    They may be shared ($share/group/filter), with MQTT 5 only: to 3.1.1 these mean nothing, refuse them there.
+    """
 
     subscribe: Subscribe
+
+    @property
+    def subscription_identifier(self) -> int | None:
+        """What every message for these subscriptions is to carry (MQTT 5 section 3.8.2.1.2); None for nothing."""
+        identifiers = self.subscribe.properties.subscription_identifiers
+        return identifiers[0] if identifiers else None
 
 
 class UnsubscribeReceived(msgspec.Struct, frozen=True, gc=False):
@@ -32,16 +42,21 @@ class UnsubscribeReceived(msgspec.Struct, frozen=True, gc=False):
 
 
 class MessageDelivered(msgspec.Struct, frozen=True, gc=False):
-    """Server: the client has answered a message of QoS 1, from 0x80 with a refusal."""
+    """Server: the client has taken a message of QoS 1 or 2 to its end, or refused it (reason from 0x80)."""
 
     packet_id: int
     reason_code: ReasonCode
 
 
 class Connected(msgspec.Struct, frozen=True, gc=False):
-    """Client: the server has accepted us."""
+    """Client: the server has accepted us.
+
+    `lost` are messages of an earlier connection, sent and unacknowledged, when the server has forgotten that session
+    (MQTT-3.2.2-5): whether they arrived is unknown, and publishing them again is the user's decision.
+    """
 
     connack: Connack
+    lost: tuple[Message, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):
@@ -51,7 +66,7 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
 
 
 class MessageReceived(msgspec.Struct, frozen=True, gc=False):
-    """Client: a message. With `manual_ack`, QoS 1 is to be answered with `acknowledge`."""
+    """Client: a message, its topic alias resolved. With `manual_ack`, QoS 1 and 2 are answered with `acknowledge`."""
 
     publish: Publish
 
@@ -71,7 +86,7 @@ class Unsubscribed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Published(msgspec.Struct, frozen=True, gc=False):
-    """Client: the server has answered a message of QoS 1, from 0x80 with a refusal."""
+    """Client: the server has taken a message of QoS 1 or 2 to its end, or refused it (reason from 0x80)."""
 
     packet_id: int
     reason_code: ReasonCode

@@ -1,0 +1,21 @@
+"""Stock amqtt 0.12.1 with our plugin, as its documentation says. Arguments: the port and the state directory."""
+
+import asyncio
+import sys
+
+from amqtt.broker import Broker
+
+
+async def _main(port: int, state: str) -> None:
+    config = {
+        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}", "max_connections": 50_000}},
+        "plugins": {"mqttprov.brokers.amqtt_plugin.ProvisioningPlugin": {"state": state}},
+    }
+    broker = Broker(config)
+    await broker.start()
+    print(f"mqtt://127.0.0.1:{port}", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), sys.argv[2]))
