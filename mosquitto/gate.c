@@ -10,28 +10,42 @@
 
 #define SESSION_LIFE_S 60    /* of a provisioning session, as with ThingsBoard */
 #define REQUEST_PATIENCE_S 5 /* for so long another connection may not take over a provisioning session's client id */
-#define MAX_REQUEST_BYTES 65536
+#define MAX_REQUEST_BYTES (16384 + 1) /* the rest of a longer one is not needed to refuse it */
 #define MAX_FIRST_LOGINS 65536
-#define MAX_REPLIED 256
 #define MAX_REFUSALS 64
 #define REFUSALS_EVERY_S 5
+#define SEEN_EVERY_S 3600
+#define SEEN_AT_ONCE 256
+#define ROUND_S 10          /* after so long the responder is told again of what it has not settled */
+#define TELL_AT_ONCE 500    /* of that; more might not fit into the broker's queue for the responder */
 
-/* A first login that the responder has not recorded yet; told again whenever a responder says hello. */
+/* A first login that the responder has not recorded yet. */
 struct first_login {
 	char place[ID_CHARS + 24]; /* "<device id> <generation>" */
 	char source[64];
+	char *name; /* of the device */
+	unsigned told;
 	UT_hash_handle hh;
+};
+
+struct replied {
+	UT_hash_handle hh;
+	char client_id[];
 };
 
 static mosquitto_plugin_id_t *plugin_id;
 static struct first_login *first_logins;
 /* Client ids that were sent a reply in this turn of the broker's loop: what a plugin sends to a client id leaves in the
  * next turn, and whoever connects with it until then would get it. */
-static char *replied[MAX_REPLIED];
-static size_t replied_count;
+static struct replied *replied;
+/* What the responder has not settled is told once in each round. A new one begins when a responder comes or goes. */
+static unsigned round_number;
+static size_t responders;
+static bool more_to_tell;
+static unsigned ticks_to_round; /* 0: no round is due */
 static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
 static size_t refusal_count;
-static time_t refusals_told, swept;
+static time_t refusals_told, seen_told, round_began, swept;
 static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
 
 static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos, const char *key, const char *value)
@@ -65,9 +79,19 @@ static const char *source_of(const struct mosquitto *client)
 
 /* --- what the responder is told --- */
 
-static void tell_first_login(const struct first_login *login)
+static void tell_first_login(struct first_login *login)
 {
-	to_responder("login", "first", login->place, strlen(login->place), "source", login->source);
+	char text[sizeof(login->place) + 1100];
+	int size = snprintf(text, sizeof(text), "%s %s", login->place, login->name);
+	login->told = round_number;
+	if(size > 0 && (size_t)size < sizeof(text)) to_responder("login", "first", text, (size_t)size, "source", login->source);
+}
+
+static void forget_first_login(struct first_login *login)
+{
+	HASH_DEL(first_logins, login);
+	free(login->name);
+	free(login);
 }
 
 static void note_first_login(const struct principal *who, const char *source)
@@ -79,9 +103,65 @@ static void note_first_login(const struct principal *who, const char *source)
 	if(!login && HASH_COUNT(first_logins) < MAX_FIRST_LOGINS && (login = calloc(1, sizeof(*login)))){
 		memcpy(login->place, place, sizeof(place));
 		snprintf(login->source, sizeof(login->source), "%s", source);
+		login->name = strdup(who->name);
 		HASH_ADD_STR(first_logins, place, login);
+		if(!login->name){
+			forget_first_login(login);
+			login = NULL;
+		}
 	}
 	if(login) tell_first_login(login); /* else: its next login is a first one again */
+}
+
+static void tell_request(struct session *session)
+{
+	session->told = round_number;
+	to_responder("request", session->handle, session->request, session->request_size, "source", source_of(session->client));
+}
+
+static void new_round(time_t now)
+{
+	round_number++;
+	round_began = now;
+	more_to_tell = responders > 0;
+}
+
+/* Tell the responders again of what none of them has settled, a part at a time. */
+static void tell_unsettled(void)
+{
+	size_t told = 0;
+	struct first_login *login, *next;
+	HASH_ITER(hh, first_logins, login, next){
+		if(login->told == round_number) continue;
+		if(told++ >= TELL_AT_ONCE) return;
+		tell_first_login(login);
+	}
+	for(struct session *session = session_next(NULL); session; session = session_next(session)){
+		if(!session->request || session->told == round_number) continue;
+		if(told++ >= TELL_AT_ONCE) return;
+		tell_request(session);
+	}
+	more_to_tell = false;
+}
+
+/* Tell which devices are in use: those that log in say so by themselves. */
+static void tell_seen(time_t now)
+{
+	char ids[SEEN_AT_ONCE * (ID_CHARS + 1)];
+	size_t size = 0;
+	if(now - seen_told < SEEN_EVERY_S && now >= seen_told) return;
+	seen_told = now;
+	for(struct session *session = session_next(NULL); session; session = session_next(session)){
+		if(!session->device || session->device->first != session) continue;
+		memcpy(ids + size, session->device->id, ID_CHARS);
+		size += ID_CHARS;
+		ids[size++] = ' ';
+		if(size == sizeof(ids)){
+			to_responder("login", "seen", ids, size, NULL, NULL);
+			size = 0;
+		}
+	}
+	if(size) to_responder("login", "seen", ids, size, NULL, NULL);
 }
 
 static void tell_refusals(time_t now)
@@ -116,15 +196,36 @@ static void note_refusal(const char *source, enum verdict reason)
 
 static bool was_replied(const char *client_id)
 {
-	for(size_t i = 0; i < replied_count; i++) if(!strcmp(replied[i], client_id)) return true;
-	return replied_count == MAX_REPLIED;
+	struct replied *found = NULL;
+	HASH_FIND_STR(replied, client_id, found);
+	return found != NULL;
+}
+
+static bool note_replied(const char *client_id)
+{
+	size_t size = strlen(client_id) + 1;
+	if(was_replied(client_id)) return true;
+	struct replied *entry = malloc(sizeof(*entry) + size);
+	if(!entry) return false;
+	memcpy(entry->client_id, client_id, size);
+	HASH_ADD_STR(replied, client_id, entry);
+	return true;
+}
+
+static void forget_replied(void)
+{
+	struct replied *entry, *next;
+	HASH_ITER(hh, replied, entry, next){
+		HASH_DEL(replied, entry);
+		free(entry);
+	}
 }
 
 /* Whether a provisioning session may begin under this client id, which many devices share. */
 static bool may_displace(const struct session *session, time_t now)
 {
 	if(session->who.role != ROLE_PROVISIONING) return false;
-	return now - session->since >= REQUEST_PATIENCE_S && !session->waiting;
+	return now - session->since >= REQUEST_PATIENCE_S && !session->request;
 }
 
 static int let_in(struct mosquitto *client, struct principal *who, time_t now)
@@ -160,6 +261,8 @@ static int let_in(struct mosquitto *client, struct principal *who, time_t now)
 		return MOSQ_ERR_AUTH;
 	}
 	if(session->who.first) note_first_login(&session->who, source_of(client));
+	else if(session->who.stale) to_responder("login", "seen", session->who.device_id, ID_CHARS, NULL, NULL);
+	if(session->who.role == ROLE_RESPONDER) responders++;
 	return MOSQ_ERR_SUCCESS;
 }
 
@@ -199,7 +302,12 @@ static int on_disconnect(int event, void *data, void *unused)
 {
 	struct session *session = session_of(((struct mosquitto_evt_disconnect *)data)->client);
 	(void)event, (void)unused;
-	if(session) session_remove(session);
+	if(!session) return MOSQ_ERR_SUCCESS;
+	if(session->who.role == ROLE_RESPONDER){
+		responders--;
+		ticks_to_round = 2; /* what it had not settled is for the others; in this turn the broker still counts on it */
+	}
+	session_remove(session);
 	return MOSQ_ERR_SUCCESS;
 }
 
@@ -224,6 +332,10 @@ static int on_access(int event, void *data, void *unused)
 			if(allowed && session->who.role == ROLE_PROVISIONING) session->response_qos = check->qos > 1 ? 1 : check->qos;
 			if(allowed && session->who.role == ROLE_DEVICE && is_own_topic(check->topic)){
 				allowed = session_subscribe(session, check->topic, check->qos);
+				bool calls = allowed && !strncmp(check->topic, CALLS, strlen(CALLS));
+				if(calls && session->who.rotation_due){
+					to_responder("listens", session->handle, session->who.name, strlen(session->who.name), NULL, NULL);
+				}
 			}
 			break;
 		case MOSQ_ACL_UNSUBSCRIBE:
@@ -247,13 +359,13 @@ static void from_device(struct session *session, struct mosquitto_evt_message *m
 {
 	char *inward = topic_inward(session->who.name, message->topic);
 	message->retain = false; /* nobody could ever read it there */
-	if(inward) publish(NULL, inward, message->payload, message->payloadlen, message->qos, NULL, NULL);
+	if(!inward) return;
+	publish(NULL, inward, message->payload, message->payloadlen, message->qos, NULL, NULL);
+	const char *kind = NULL;
+	if(strstr(message->topic, "/rpc/request/") || strstr(message->topic, "/attributes/request/")) kind = "ask";
+	else if(strstr(message->topic, "/rpc/response/")) kind = "told";
+	if(kind) to_responder(kind, session->handle, message->payload, message->payloadlen, "topic", inward);
 	free(inward);
-	if(strstr(message->topic, "/rpc/request/") || strstr(message->topic, "/attributes/request/")){
-		to_responder("ask", session->handle, message->payload, message->payloadlen, "topic", message->topic);
-	}else if(strstr(message->topic, "/rpc/response/")){
-		to_responder("told", session->handle, message->payload, message->payloadlen, "topic", message->topic);
-	}
 }
 
 static int on_message(int event, void *data, void *unused)
@@ -263,9 +375,12 @@ static int on_message(int event, void *data, void *unused)
 	(void)event, (void)unused;
 	if(!session || !message->topic) return MOSQ_ERR_ACL_DENIED;
 	if(session->who.role == ROLE_PROVISIONING){
-		if(session->waiting || message->retain || message->payloadlen > MAX_REQUEST_BYTES) return MOSQ_ERR_ACL_DENIED;
-		session->waiting = true;
-		to_responder("request", session->handle, message->payload, message->payloadlen, "source", source_of(message->client));
+		if(session->request || message->retain) return MOSQ_ERR_ACL_DENIED;
+		session->request_size = message->payloadlen < MAX_REQUEST_BYTES ? message->payloadlen : MAX_REQUEST_BYTES;
+		session->request = malloc(session->request_size + 1);
+		if(!session->request) return MOSQ_ERR_ACL_DENIED;
+		if(session->request_size) memcpy(session->request, message->payload, session->request_size);
+		tell_request(session);
 	}else if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)){
 		from_device(session, message);
 	}else{
@@ -297,62 +412,103 @@ static void kick_device(const char *id, long long below_generation)
 	}
 }
 
-static void reply(const char *handle, const char *topic, const char *payload, size_t size)
+static void reply(const char *handle, const char *payload, size_t size)
 {
 	struct session *session = session_by_handle(handle);
-	if(!session) return; /* that connection is gone, and nobody else may have its reply */
-	if(session->who.role == ROLE_PROVISIONING && !topic && replied_count < MAX_REPLIED){
-		int qos = session->response_qos < 0 ? 1 : session->response_qos;
-		char *client_id = strdup(session->client_id);
-		if(!client_id) return;
-		replied[replied_count++] = client_id;
-		session->waiting = false;
-		session->since = time(NULL);
-		publish(session->client_id, RESPONSE_TOPIC, payload, size, qos, NULL, NULL);
-	}else if(session->who.role == ROLE_DEVICE && topic && is_own_topic(topic)){
-		int granted = session_granted(session, topic);
-		if(granted >= 0) publish(session->client_id, topic, payload, size, granted > 1 ? 1 : granted, NULL, NULL);
-	}
+	/* If that connection is gone, nobody else may have its reply; and what was answered is not answered again. */
+	if(!session || !session->request || !note_replied(session->client_id)) return;
+	free(session->request);
+	session->request = NULL;
+	session->since = time(NULL);
+	publish(session->client_id, RESPONSE_TOPIC, payload, size, session->response_qos < 0 ? 1 : session->response_qos, NULL, NULL);
 }
 
-static void recorded(const char *place)
+static bool to_session(const struct session *session, const char *topic, const char *payload, size_t size)
 {
+	int granted = session->who.role == ROLE_DEVICE && is_own_topic(topic) ? session_granted(session, topic) : -1;
+	if(granted >= 0) publish(session->client_id, topic, payload, size, granted > 1 ? 1 : granted, NULL, NULL);
+	return granted >= 0;
+}
+
+/* Call a procedure of a device, and say on how many connections it is and how many of them listen. */
+static void call_device(const char *id, const char *number, const char *payload, size_t size)
+{
+	char topic[sizeof(CALLS) + 32], counts[32];
+	unsigned connected = 0, listening = 0;
+	struct device *device = device_by_id(id);
+	snprintf(topic, sizeof(topic), CALLS "/%.31s", number);
+	for(struct session *s = device ? device->first : NULL; s; s = s->next_of_device){
+		connected++;
+		if(to_session(s, topic, payload, size)) listening++;
+		else s->who.rotation_due = true; /* what it missed is told again once it listens */
+	}
+	int length = snprintf(counts, sizeof(counts), "%u %u", connected, listening);
+	to_responder("called", number, counts, (size_t)length, NULL, NULL);
+}
+
+static void recorded(const char *id, long long generation)
+{
+	char place[sizeof(((struct first_login *)0)->place)];
 	struct first_login *login = NULL;
+	snprintf(place, sizeof(place), "%.*s %lld", ID_CHARS, id, generation);
 	HASH_FIND_STR(first_logins, place, login);
-	if(login){
-		HASH_DEL(first_logins, login);
-		free(login);
-	}
+	if(login) forget_first_login(login);
 }
 
-static void hello(void)
+/* Do what one line says: a verb, an id, a number and the rest. Of reply, send and call the number is that of the bytes
+ * behind the line that belong to it. */
+static bool obey(const char *line, const char *payload, size_t available, size_t *used)
 {
-	struct first_login *login, *next;
-	HASH_ITER(hh, first_logins, login, next) tell_first_login(login);
+	char verb[16], id[64] = "";
+	long long number = -1;
+	int rest = 0;
+	int words = sscanf(line, "%15s %63s %lld %n", verb, id, &number, &rest);
+	struct session *session = session_by_handle(id);
+	bool carries = words == 3 && (!strcmp(verb, "reply") || !strcmp(verb, "send") || !strcmp(verb, "call"));
+	size_t size = carries && number > 0 ? (size_t)number : 0;
+	if(size > available || (words == 3 && number < 0)) return false;
+	*used = size;
+	if(words == 1 && !strcmp(verb, "hello")){
+		new_round(time(NULL));
+	}else if(words == 2 && !strcmp(verb, "end")){
+		if(session) kick(session);
+	}else if(words == 3 && !strcmp(verb, "kick")){
+		kick_device(id, number);
+	}else if(words == 3 && !strcmp(verb, "recorded")){
+		recorded(id, number);
+	}else if(words == 3 && !strcmp(verb, "reply")){
+		reply(id, payload, size);
+	}else if(words == 3 && !strcmp(verb, "send")){
+		if(session) to_session(session, line + rest, payload, size);
+	}else if(words == 3 && !strcmp(verb, "call")){
+		call_device(id, line + rest, payload, size);
+	}else{
+		return false;
+	}
+	return true;
 }
 
-/* A command is one line of words; behind it, after a line feed, the payload of a message. */
+/* Commands, one behind the other: each a line, and behind its line feed what belongs to it. */
 static int on_control(int event, void *data, void *unused)
 {
 	struct mosquitto_evt_control *control = data;
 	struct session *session = session_of(control->client);
-	char line[512], verb[16], first[64], second[400];
-	const char *payload = control->payloadlen ? memchr(control->payload, '\n', control->payloadlen) : NULL;
-	size_t length = payload ? (size_t)(payload - (const char *)control->payload) : control->payloadlen;
+	const char *at = control->payload;
+	size_t left = control->payloadlen;
+	char line[512];
 	(void)event, (void)unused;
-	if(!session || session->who.role != ROLE_RESPONDER || length >= sizeof(line)) return MOSQ_ERR_SUCCESS;
-	memcpy(line, control->payload, length);
-	line[length] = '\0';
-	size_t size = payload ? control->payloadlen - length - 1 : 0;
-	payload = payload ? payload + 1 : "";
-	int words = sscanf(line, "%15s %63s %399[^\n]", verb, first, second);
-	if(words == 2 && !strcmp(verb, "reply")) reply(first, NULL, payload, size);
-	else if(words == 3 && !strcmp(verb, "send")) reply(first, second, payload, size);
-	else if(words == 3 && !strcmp(verb, "kick")) kick_device(first, atoll(second));
-	else if(words == 2 && !strcmp(verb, "end") && session_by_handle(first)) kick(session_by_handle(first));
-	else if(words == 3 && !strcmp(verb, "recorded")) recorded(line + strlen("recorded "));
-	else if(words == 1 && !strcmp(verb, "hello")) hello();
-	else mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: a command of the responder is not understood; update both together");
+	if(!session || session->who.role != ROLE_RESPONDER) return MOSQ_ERR_SUCCESS;
+	while(left){
+		const char *stop = memchr(at, '\n', left);
+		size_t length = stop ? (size_t)(stop - at) : left, used = 0, taken = stop ? length + 1 : length;
+		snprintf(line, sizeof(line), "%.*s", (int)(length < sizeof(line) ? length : 0), at);
+		if(!obey(line, at + taken, left - taken, &used)){
+			mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: a command of the responder is not understood; update both together");
+			break;
+		}
+		at += taken + used;
+		left -= taken + used;
+	}
 	return MOSQ_ERR_SUCCESS;
 }
 
@@ -360,10 +516,15 @@ static int on_tick(int event, void *data, void *unused)
 {
 	time_t now = time(NULL);
 	(void)event, (void)data, (void)unused;
-	while(replied_count) free(replied[--replied_count]);
-	if(now == swept) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
+	forget_replied();
+	if(ticks_to_round && !--ticks_to_round) new_round(now);
+	if(now == swept && !more_to_tell) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
+	if(more_to_tell) tell_unsettled();
+	if(now == swept) return MOSQ_ERR_SUCCESS;
 	swept = now;
+	if(now - round_began >= ROUND_S || now < round_began) new_round(now);
 	tell_refusals(now);
+	tell_seen(now);
 	struct session *next;
 	for(struct session *session = session_next(NULL); session; session = next){
 		next = session_next(session);
@@ -428,11 +589,8 @@ EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *option
 		mosquitto_callback_unregister(plugin_id, callbacks[i].event, callbacks[i].callback, callbacks[i].data);
 	}
 	struct first_login *login, *next;
-	HASH_ITER(hh, first_logins, login, next){
-		HASH_DEL(first_logins, login);
-		free(login);
-	}
-	while(replied_count) free(replied[--replied_count]);
+	HASH_ITER(hh, first_logins, login, next) forget_first_login(login);
+	forget_replied();
 	sessions_clear();
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;

@@ -26,13 +26,14 @@
 #define CONTROL_TOPIC "$CONTROL/provision/v1"
 #define INTERNAL "_prov/" /* not `$`: a shared subscription never matches such topics */
 #define ME "v1/devices/me/"
+#define CALLS ME "rpc/request"
 #define GATEWAY "v1/gateway/"
 #define DEVICES "v1/devices/"
 
 #define HANDLE_CHARS 16
 #define ID_CHARS 32
 #define MAX_FILTERS 64 /* of one device session, on its own topics */
-#define SCHEMA_VERSION 5 /* the oldest schema of the database that this plugin reads */
+#define SCHEMA_VERSION 6 /* the oldest schema of the database that this plugin reads */
 
 enum role { ROLE_PROVISIONING, ROLE_DEVICE, ROLE_OPERATOR, ROLE_OBSERVER, ROLE_RESPONDER };
 
@@ -41,6 +42,8 @@ struct principal {
 	enum role role;
 	int64_t generation;
 	bool first; /* the first login with this generation: the responder has to record it */
+	bool stale; /* not marked as in use for an hour: the responder is to mark it */
+	bool rotation_due; /* it is to be told so once it listens */
 	char device_id[ID_CHARS + 1];
 	char *name;
 	char *publish_patterns;   /* one per line, `%d` for the name; NULL: none */
@@ -61,7 +64,9 @@ struct session {
 	char handle[HANDLE_CHARS + 1]; /* what the responder knows it by; a new one for each connection */
 	char *client_id;
 	time_t since;
-	bool waiting;      /* a request is with the responder */
+	char *request;     /* that the responder has not answered; NULL: none */
+	size_t request_size;
+	unsigned told;     /* the round in which the responder was told of it */
 	int response_qos;  /* of its subscription to the response topic; -1: none */
 	struct filter *filters; /* of a device, on its own topics */
 	size_t filter_count;

@@ -82,6 +82,7 @@ void session_remove(struct session *session)
 	for(size_t i = 0; i < session->filter_count; i++) free(session->filters[i].text);
 	free(session->filters);
 	free(session->client_id);
+	free(session->request);
 	principal_free(&session->who);
 	free(session);
 }

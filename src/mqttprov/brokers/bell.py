@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 class Bell:
     """Listens from before the first client may connect until the last one is gone, so that no session is missed."""
 
-    def __init__(self, state: Path) -> None:
-        """Take a place among the doorbells of this state. Raises `OSError`."""
+    def __init__(self, state: Path, verb: str = "serve") -> None:
+        """Take a place among the doorbells of this state, under the verb that runs here. Raises `OSError`."""
         self._state = state
-        self._name = f"serve-{os.getpid()}-{os.urandom(4).hex()}"
+        self._name = f"{verb}-{os.getpid()}-{os.urandom(4).hex()}"
         self._socket: socket.socket | None = doorbell.bind(state, self._name)
         self._server: asyncio.Server | None = None
         self._callers: set[asyncio.Task[None]] = set()

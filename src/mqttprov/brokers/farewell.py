@@ -67,7 +67,7 @@ class Farewells(Generic[S]):
         listening: set[S] = set()
         farewell = None
         if sessions and event.kind == EventKind.DECOMMISSIONED:
-            body = _body(event)
+            body = body_of(event)
             if body is not None and body.wait_s:
                 listening = set(self._broker.call(sessions, event.seq, WIPE_CALL))
                 farewell = _Farewell(event, body.device or "", listening)
@@ -89,7 +89,7 @@ class Farewells(Generic[S]):
         """Take note of what a device said, in case it is the answer that is waited for."""
         farewell = self._of(connection)
         if farewell is not None and topic == f"{_RESPONSE}{farewell.event.seq}":
-            self._finish(farewell, _why_not(payload), connection.source)
+            self._finish(farewell, why_not_wiped(payload), connection.source)
 
     def left(self, connection: S) -> None:
         """Take note that a session has ended."""
@@ -130,7 +130,7 @@ class Farewells(Generic[S]):
             then()
 
 
-def _body(event: ChainedEvent) -> Event | None:
+def body_of(event: ChainedEvent) -> Event | None:
     """Give what the event says; None for one that was damaged in the store, of which only its columns are left."""
     try:
         return parse_body(event.body)[1]
@@ -138,7 +138,7 @@ def _body(event: ChainedEvent) -> Event | None:
         return None
 
 
-def _why_not(payload: bytes) -> str | None:
+def why_not_wiped(payload: bytes) -> str | None:
     """Read a gateway's answer: None when it says that its credentials are removed."""
     try:
         answer = json.loads(payload)

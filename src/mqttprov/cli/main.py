@@ -17,6 +17,7 @@ from mqttprov.core.audit import BrokenChain
 _VERBS: Final = {
     "init": "state",
     "serve": "serve",
+    "respond": "respond",
     "request": "request",
     "simulate": "simulate",
     "demo": "simulate",

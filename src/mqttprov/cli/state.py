@@ -30,9 +30,9 @@ def remember_state(path: Path | None) -> None:
     _before_the_verb[0] = path
 
 
-def state_path(given: Path | None) -> Path:
-    """Give the state directory that the command line and the environment mean."""
-    return given or _before_the_verb[0] or Path(os.environ.get(ENVIRONMENT) or _DEFAULT)
+def state_path(given: Path | None, configured: Path | None = None) -> Path:
+    """Give the state directory that the command line, a settings file of the verb or the environment mean."""
+    return given or _before_the_verb[0] or configured or Path(os.environ.get(ENVIRONMENT) or _DEFAULT)
 
 
 def actor() -> str:
@@ -41,9 +41,9 @@ def actor() -> str:
 
 
 @contextmanager
-def opened(given: Path | None) -> Iterator[StateDirectory]:
+def opened(given: Path | None, configured: Path | None = None) -> Iterator[StateDirectory]:
     """Open the state directory for a verb. Raises `StateError`."""
-    state = StateDirectory(state_path(given))
+    state = StateDirectory(state_path(given, configured))
     try:
         yield state
     finally:

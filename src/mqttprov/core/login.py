@@ -216,9 +216,16 @@ class Activation(msgspec.Struct, frozen=True):
     event: Event | None = None
 
 
-def activate(fold: str, generation: int, facts: Facts, *, now_ms: int, source: str | None) -> Activation:
-    """Record the first login with a generation: it becomes active, older generations end (DESIGN section 2)."""
+def activate(
+    fold: str, generation: int, facts: Facts, *, now_ms: int, source: str | None, device_id: str | None = None
+) -> Activation:
+    """Record the first login with a generation: it becomes active, older generations end (DESIGN section 2).
+
+    With a `device_id` the name must still be that device's.
+    """
     known = facts.devices.get(fold)
+    if known is not None and device_id not in {None, known.device.id}:
+        return Activation(ok=False)
     credential = _generation(known, generation)
     if known is None or credential is None or not may_log_in(known.device.state):
         return Activation(ok=False)

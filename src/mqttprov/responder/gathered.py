@@ -31,11 +31,11 @@ class Counts(Generic[K]):
         self._beyond = beyond
         self._counts: dict[K, int] = {}
 
-    def add(self, place: K) -> None:
-        """Count one more."""
+    def add(self, place: K, count: int = 1) -> None:
+        """Count so many more."""
         if place not in self._counts and len(self._counts) >= self._most:
             place = self._beyond(place)
-        self._counts[place] = self._counts.get(place, 0) + 1
+        self._counts[place] = self._counts.get(place, 0) + count
 
     def take(self) -> dict[K, int]:
         """Give all counts and begin anew."""

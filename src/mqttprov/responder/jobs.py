@@ -64,12 +64,16 @@ class ChainJob(msgspec.Struct):
 
 
 class ActivationJob(msgspec.Struct):
-    """The first login with a generation. `done` gets whether the login still stands; None: it could not be recorded."""
+    """The first login with a generation. `done` gets whether the login still stands; None: it could not be recorded.
+
+    With a `device_id` the name must still be that device's.
+    """
 
     fold: str
     generation: int
     source: str
     done: Callable[[bool | None], None]
+    device_id: str | None = None
 
 
 class LimitedJob(msgspec.Struct):
@@ -248,7 +252,9 @@ class BatchProcessor:
                 if isinstance(job, ProvisionJob):
                     self._decide(job, facts, Context(now_ms, piece, self._keys, job.source, self._sign), batch)
                 elif isinstance(job, ActivationJob):
-                    activation = activate(job.fold, job.generation, facts, now_ms=now_ms, source=job.source)
+                    activation = activate(
+                        job.fold, job.generation, facts, now_ms=now_ms, source=job.source, device_id=job.device_id
+                    )
                     batch.add(activation.effects, activation.event, (job.done, activation.ok))
                 elif isinstance(job, ChainJob):
                     enrolment = enrol(job.arrival, facts, Context(now_ms, piece, self._keys, job.source))

@@ -53,6 +53,11 @@ class Pipeline:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the writer has done everything that it was given, and is gone."""
+        return self._stopping and not self._thread.is_alive()
+
     def _run(self) -> None:
         while True:
             batch, last = self._collect()

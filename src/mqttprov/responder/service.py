@@ -12,6 +12,7 @@ from mqttprov.core.credentials import Sign
 from mqttprov.core.factory import asked_by
 from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import CredentialsType, LifecycleState
+from mqttprov.core.names import fold
 from mqttprov.core.requests import (
     UNPROVEN,
     FactoryIdentity,
@@ -36,6 +37,7 @@ from mqttprov.responder.gathered import (
     Takeovers,
 )
 from mqttprov.responder.jobs import (
+    ActivationJob,
     BatchProcessor,
     Delivery,
     Job,
@@ -50,7 +52,7 @@ from mqttprov.responder.jobs import (
 from mqttprov.responder.limiter import Limiter, source_group
 from mqttprov.responder.outbox import Outbox
 from mqttprov.responder.pipeline import Pipeline
-from mqttprov.store.protocol import Store, StoreUnavailable
+from mqttprov.store.protocol import Reader, Store, StoreUnavailable
 from mqttprov.wire import thingsboard
 
 RETRY_AFTER_OVERLOAD_S: Final = 2
@@ -172,7 +174,7 @@ class Responder:
         return thingsboard.encode(outcome, encoding, server_time_ms=self._now_ms())
 
     def _turn_away(self, source: str, wait_s: float, done: Callable[[Outcome], None]) -> None:
-        self._count(EventKind.LIMITED, source, Reason.LIMITED)
+        self.count(EventKind.LIMITED, source, Reason.LIMITED)
         done(refused(Reason.LIMITED, "too many refused attempts", retry_after_s=int(wait_s) + 1))
 
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
@@ -189,7 +191,7 @@ class Responder:
 
             def recognised(holder: Holder | None) -> None:
                 reason = login.reason or str(refusal) if holder is None else str(LoginRefusal.SUPERSEDED)
-                self._count(EventKind.LOGIN_REFUSED, source, reason, holder)
+                self.count(EventKind.LOGIN_REFUSED, source, reason, holder)
 
             # Asked behind the answer: whatever is found, nobody can tell it from the time that a refusal takes.
             if refusal not in _MAYBE_SUPERSEDED or not self._pipeline.submit(RecogniseJob(attempt, recognised)):
@@ -210,9 +212,18 @@ class Responder:
         """Take note that a session of a device was ended by one from this source, with the same client id."""
         self._takeovers.add(holder, source_group(source))
 
-    def _count(self, kind: EventKind, source: str, reason: str, holder: Holder | None = None) -> None:
+    def count(self, kind: EventKind, source: str, reason: str, holder: Holder | None = None, *, times: int = 1) -> None:
         """Count what is told in one event for all of it; sources beyond the bound are told together (P9)."""
-        self._turned_away.add((kind, source_group(source), reason, holder))
+        self._turned_away.add((kind, source_group(source), reason, holder), times)
+
+    def first_login(self, holder: Holder, source: str, done: Callable[[bool | None], None]) -> None:
+        """Record the first login with a generation, where a broker has decided it by itself.
+
+        `done` gets whether the login still stands; None: it could not be recorded now.
+        """
+        job = ActivationJob(fold(holder.device), holder.generation, source, done, holder.device_id)
+        if not self._pipeline.submit(job):
+            done(None)
 
     def _unless_revoked(
         self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]
@@ -276,6 +287,16 @@ class Responder:
             publish(event)
 
         self._outbox = Outbox(self._reader, take, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])
+
+    def record_published(self, seq: int) -> None:
+        """Take note that who follows the chain instead of `open_outbox` has published it up to this place."""
+        job = PublishedJob(seq)
+        if not self._pipeline.submit(job) and self._pipeline.has_ended:
+            self._processor.process([job])
+
+    def chain(self) -> Reader:
+        """Give the questions to the store, for the broker's thread."""
+        return self._reader
 
     def tick(self) -> bool:
         """Publish new audit events and write what was gathered; tell whether there is more to do at once."""

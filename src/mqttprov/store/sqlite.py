@@ -70,6 +70,7 @@ class SqliteStore:
                                                check_same_thread=False, cached_statements=128)  # fmt: skip
             try:
                 self._prepare(create=create)
+                self._file = path.stat()
             except BaseException:
                 self._connection.close()
                 raise
@@ -115,10 +116,26 @@ class SqliteStore:
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
+    def check(self) -> None:
+        """See that the file is still the one that was opened: what is written to another one is lost with us.
+
+        Raises `StoreUnavailable`.
+        """
+        try:
+            is_same = os.path.samestat(self._file, self.path.stat())
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreUnavailable(
+                f"the database {self.path} was removed or replaced while it was open; end all that runs on it, put the "
+                "right file there and start again"
+            )
+
     @contextmanager
     def write(self) -> Iterator["SqliteTransaction"]:
         """Begin the write transaction (`Store.write`)."""
         with self._lock, translated(self.path):
+            self.check()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield SqliteTransaction(self._connection, self.path)

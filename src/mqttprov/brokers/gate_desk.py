@@ -1,0 +1,138 @@
+"""What the gate in Mosquitto says, and what the responder answers: requests, logins, questions of devices.
+
+Commands to the gate are lines (`mosquitto/gate.c`, `obey`); nothing that a device chose may hold a line's end.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from mqttprov.brokers.answers import automatic_answer
+from mqttprov.brokers.farewell import WIPE_CALL
+from mqttprov.brokers.gate_link import Link
+from mqttprov.core.audit import EventKind
+from mqttprov.core.login import Holder, LoginRefusal
+from mqttprov.core.requests import Outcome
+from mqttprov.mqtt import Publish, ServerLimits
+from mqttprov.responder.service import Responder
+from mqttprov.store.protocol import StoreUnavailable
+
+INTERNAL: Final = "_prov/"
+# Requests and the like go to one responder each, whichever the broker chooses.
+SHARED_FILTERS: Final = tuple(
+    f"$share/prov/{INTERNAL}{kind}/+" for kind in ("request", "login", "refused", "ask", "listens")
+)
+_MAX_TOPIC_BYTES: Final = 400  # of an answer to a device: the gate reads lines of 511
+_LATE_CALL: Final = 0  # number of a call whose audit event is long past; those have their event's place
+_DEVICES: Final = "v1/devices/"
+
+_log = logging.getLogger(__name__)
+
+
+class GateDesk:
+    """Answers what the gate passes on. Everything runs in the event loop; nothing here waits.
+
+    `current` gives the connection that is up: a handle outlives our connection, though not the device's.
+    """
+
+    def __init__(self, responder: Responder, current: Callable[[], Link | None]) -> None:
+        self._responder = responder
+        self._current = current
+        self._limits = ServerLimits()
+        self._pending: set[str] = set()  # handles whose request is being decided
+        self._handlers: dict[str, Callable[[Link, Publish, str], None]] = {
+            "request": self._on_request,
+            "login": self._on_login,
+            "refused": self._on_refused,
+            "ask": self._on_ask,
+            "listens": self._on_listens,
+        }
+
+    def message(self, link: Link, publish: Publish) -> None:
+        """Take one message of the gate."""
+        kind, _, rest = publish.topic.removeprefix(INTERNAL).partition("/")
+        handler = self._handlers.get(kind)
+        try:
+            if handler is not None:
+                handler(link, publish, rest)
+                return
+            _log.warning("the gate says something that is not understood; update both together")
+        except (ValueError, KeyError):
+            _log.exception("a message of the gate could not be read")
+        link.settle(publish.packet_id)
+
+    def _tell(self, line: str, payload: bytes = b"") -> None:
+        link = self._current()
+        if link is not None:  # else the gate asks again when it is back
+            link.command(line, payload)
+
+    def _on_request(self, link: Link, publish: Publish, handle: str) -> None:
+        if handle in self._pending:  # the gate asks again while we are at it
+            link.settle(publish.packet_id)
+            return
+        self._pending.add(handle)
+
+        def reply(payload: bytes, _: Outcome) -> None:
+            self._pending.discard(handle)
+            self._tell(f"reply {handle} {len(payload)}", payload)
+            link.settle(publish.packet_id)
+
+        self._responder.request(publish.payload, _property(publish, "source"), reply)
+
+    def _on_login(self, link: Link, publish: Publish, kind: str) -> None:
+        if kind != "first":
+            self._responder.seen(publish.payload.decode().split())
+            link.settle(publish.packet_id)
+            return
+        device_id, number, name = publish.payload.decode().split(" ", 2)
+        generation = int(number)
+
+        def done(stands: bool | None) -> None:
+            # None: the gate tells it again, until it could be recorded.
+            if stands is not None:
+                # Sessions of older generations end; of this one too, when its login may not stand.
+                below = generation if stands else generation + 1
+                if below > 1:
+                    self._tell(f"kick {device_id} {below}")
+                self._tell(f"recorded {device_id} {generation}")
+            link.settle(publish.packet_id)
+
+        self._responder.first_login(Holder(name, device_id, generation), _property(publish, "source"), done)
+
+    def _on_refused(self, link: Link, publish: Publish, reason: str) -> None:
+        source = _property(publish, "source")
+        self._responder.count(EventKind.LOGIN_REFUSED, source, LoginRefusal(reason), times=int(publish.payload))
+        link.settle(publish.packet_id)
+
+    def _on_ask(self, link: Link, publish: Publish, handle: str) -> None:
+        link.settle(publish.packet_id)
+        name, _, rest = _property(publish, "topic").removeprefix(_DEVICES).partition("/")
+        topic = f"{_DEVICES}me/{rest}"
+        answer = automatic_answer(topic, publish.payload, self._limits, self._labels(name, topic))
+        if answer is not None:
+            self._send(handle, *answer)
+
+    def _send(self, handle: str, topic: str, payload: bytes) -> None:
+        if "\n" not in topic and len(topic.encode()) <= _MAX_TOPIC_BYTES:
+            self._tell(f"send {handle} {len(payload)} {topic}", payload)
+
+    def _labels(self, name: str, topic: str) -> dict[str, str]:
+        """Give the labels of a device that may have asked for them."""
+        if "/attributes/request/" not in topic:
+            return {}
+        try:
+            row = next(self._responder.chain().devices(name), None)
+        except StoreUnavailable as error:
+            _log.error("device %s is not told its labels: %s", name, error)
+            return {}
+        return {} if row is None else row.labels
+
+    def _on_listens(self, link: Link, publish: Publish, handle: str) -> None:
+        link.settle(publish.packet_id)
+        if self._responder.can_rotate(publish.payload.decode()):
+            self._send(handle, f"{_DEVICES}me/rpc/request/{_LATE_CALL}", WIPE_CALL)
+
+
+def _property(publish: Publish, key: str) -> str:
+    """Give a user property that the gate adds. Raises KeyError."""
+    return dict(publish.properties.user_properties)[key]
