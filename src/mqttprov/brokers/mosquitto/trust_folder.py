@@ -34,7 +34,8 @@ class TrustFolder:
         """Have certificates (PEM) trusted from now on; what is there already is left alone.
 
         Tells whether one of them has a name (subject) that another one has, too: OpenSSL asks the folder for a name
-        only until it has found it, so a running Mosquitto that has met the other one needs a restart to know this one.
+        only until it has found it, so a running Mosquitto that has met the other one does not find this one; after a
+        restart it does, if the two have key identifiers.
         Raises `ValueError` for what is no certificate, and `OSError`.
         """
         shared = [self._add(certificate) for certificate in x509.load_pem_x509_certificates(pem.encode())]

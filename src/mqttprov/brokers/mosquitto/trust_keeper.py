@@ -52,8 +52,8 @@ class TrustKeeper:
         try:
             if self._folder.add(pem):
                 _log.warning(
-                    "several certificates have the same subject; Mosquitto may know the newest only after a restart: "
-                    "let devices put their names into their certificates"
+                    "several certificates have the same subject; Mosquitto does not tell them apart, or only "
+                    "after a restart: let devices put their names into their certificates"
                 )
         except (OSError, ValueError) as error:
             _log.error("Mosquitto does not trust a certificate: %s: %s", self._folder.path, error)
