@@ -87,13 +87,13 @@ def started(target: str, folder: Path) -> Iterator[Target]:
         with _process([sys.executable, str(HERE / "do_nothing.py")]) as (process, url):
             yield Target(_port(url), process.pid)
     elif target == "stock amqtt":
-        command = [sys.executable, str(HERE / "stock_amqtt.py"), str(_free_port()), str(folder / "a.db")]
+        command = [sys.executable, str(HERE / "stock_amqtt.py"), str(free_port()), str(folder / "a.db")]
         with _process(command) as (process, url):
             yield Target(_port(url), process.pid)
     else:
         issued = initialise(folder / "state", actor="bench", now_ms=now_ms, entropy=os.urandom)
         assert issued is not None
-        command = [sys.executable, str(HERE / "amqtt_with_plugin.py"), str(_free_port()), str(folder / "state")]
+        command = [sys.executable, str(HERE / "amqtt_with_plugin.py"), str(free_port()), str(folder / "state")]
         with _process(command) as (process, url):
             yield Target(_port(url), process.pid, issued.key, issued.secret)
 
@@ -102,7 +102,8 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

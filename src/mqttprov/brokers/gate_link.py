@@ -68,7 +68,7 @@ def parse_url(url: str) -> BrokerAddress:
     parts = urlsplit(url)
     odd = parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname or odd:
-        raise ValueError(f"{url!r} names no broker: give mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS")
+        raise ValueError("the URL names no broker: give mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS, and no more")
     tls = parts.scheme == "mqtts"
     return BrokerAddress(parts.hostname, parts.port or (8883 if tls else 1883), tls)
 

@@ -30,6 +30,7 @@ from mqttprov.brokers.gate_link import BrokerAddress, Link, parse_url
 from mqttprov.brokers.mosquitto.trust_keeper import TrustKeeper
 from mqttprov.brokers.standing_link import GateRefused, StandingLink
 from mqttprov.core.credentials import SignedCertificate
+from mqttprov.core.permissions import RESPONSE_TOPIC
 from mqttprov.mqtt import Publish
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
 from mqttprov.responder.service import Responder
@@ -167,11 +168,13 @@ class Sidecar:
 
     async def _prepare(self, link: Link) -> None:
         """Make a connection ready. Raises `GateRefused` when there is no gate, or one that knows us not."""
-        codes = await link.subscribe(*SHARED_FILTERS)
-        said = await link.execute("hello")
-        if any(code >= 0x80 for code in (*codes, said)):
+        # A broker without gate takes commands too, and does nothing about them. What it does not do is to keep us from
+        # the replies, which are nobody's but the requester's.
+        (forbidden,) = await link.subscribe(RESPONSE_TOPIC)
+        codes = await link.subscribe(*SHARED_FILTERS) if forbidden >= 0x80 else ()
+        if not codes or any(code >= 0x80 for code in (*codes, await link.execute("hello"))):
             raise GateRefused(
-                f"{self._address.url} takes the login but not what a responder says: the gate plugin is not loaded; "
+                f"{self._address.url} takes the login but does not act like the gate: the gate plugin is not loaded; "
                 "see 'plugin' in the broker's configuration"
             )
 

@@ -79,6 +79,11 @@ class Process:
             raise
 
     @property
+    def is_started(self) -> bool:
+        """Whether it was ever started."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process id."""
         assert self._process is not None
@@ -88,7 +93,8 @@ class Process:
 class Mosquitto(Process):
     """The broker, on one port all its lives."""
 
-    def __init__(self, folder: Path, state: Path, plugin: Path | None) -> None:
+    def __init__(self, folder: Path, state: Path, plugin: Path | None, *, tls: tuple[Path, Path] | None = None) -> None:
+        """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key."""
         super().__init__(folder / "mosquitto.log")
         self.port = free_port()
         self.password_file = folder / "responder-password"
@@ -102,6 +108,8 @@ class Mosquitto(Process):
             "max_queued_messages 10000",
             f"user {'root' if os.getuid() == 0 else 'mosquitto'}",
         ]
+        if tls is not None:
+            lines[1:1] = [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
         if plugin is not None:
             lines += [
                 f"plugin {plugin}",
@@ -136,14 +144,22 @@ class Respond(Process):
         self._state = state
         self._mosquitto = mosquitto
 
-    async def start(self) -> None:
-        """Start it and wait until it answers requests."""
-        await self.run(
-            *(sys.executable, "-m", "mqttprov", "respond", "--json", "--state", str(self._state)),
-            *("--broker", f"mqtt://127.0.0.1:{self._mosquitto.port}"),
+    async def begin(self, *options: str) -> None:
+        """Start it, with these options or with those that it needs."""
+        usual = (
+            *("--broker", f"mqtt://127.0.0.1:{self._mosquitto.port}", "--state", str(self._state)),
             *("--password-file", str(self._mosquitto.password_file)),
         )
-        assert json.loads(await self.line()) == {"connected": f"mqtt://127.0.0.1:{self._mosquitto.port}"}
+        await self.run(sys.executable, "-m", "mqttprov", "respond", "--json", *(options or usual))
+
+    async def connected(self) -> str:
+        """Wait until it answers requests; give the broker's URL as it tells it."""
+        return str(json.loads(await self.line())["connected"])
+
+    async def start(self) -> None:
+        """Start it and wait until it answers requests."""
+        await self.begin()
+        assert await self.connected() == f"mqtt://127.0.0.1:{self._mosquitto.port}"
 
 
 class Beside(Running):
