@@ -19,10 +19,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "mosquitto").glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
 BLOCK = re.compile(r"^```(sh[ \w]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-READY = (b"listening on mqtt://", b"online")
+READY = (b"listening on mqtt://", b"online", b"answering requests of")
 START_TIMEOUT_S = 30.0
 
 
@@ -39,7 +41,7 @@ def with_free_ports(page: str) -> str:
     page = page.replace("mqttprov serve --tls-port", "mqttprov serve --port 1883 --tls-port")
     page = re.sub(r"^(mqttprov request (?!.*--port).*)$", r"\1 --port 1883", page, flags=re.MULTILINE)
     page = page.replace("mqttprov serve --ws-port", "mqttprov serve --port 1883 --ws-port")
-    for port in ("1883", "8883", "8083", "8084"):
+    for port in ("1883", "1884", "8883", "8083", "8084"):
         page = page.replace(port, str(free_port()))
     return page
 
@@ -74,6 +76,9 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path, need: 
     """What a reader types works, from an empty directory and nothing else."""
     if "\nopenssl " in page.read_text():
         need("openssl")
+    if "mqttprov mosquitto install" in page.read_text():
+        for program in ("mosquitto", "gcc", "make"):
+            need(program)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     text = with_free_ports(page.read_text())
     contexts = []
