@@ -1,6 +1,7 @@
 """`mqttprov mosquitto`: setting up Mosquitto with our gate plugin."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,8 @@ def install(
 
     Run again it changes only what is not right. With --system the state directory is /var/lib/mqttprov.
     """
-    from mqttprov.admin import now_ms  # noqa: PLC0415 - the same
-    from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt  # noqa: PLC0415 - X.509 takes long to load
+    from mqttprov.admin import now_ms  # noqa: PLC0415 - only this verb needs these, and X.509 takes long to load
+    from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt  # noqa: PLC0415 - the same
     from mqttprov.brokers.mosquitto.install import Installation, InstallError  # noqa: PLC0415 - the same
     from mqttprov.brokers.mosquitto.places import SYSTEM_STATE, Places  # noqa: PLC0415 - the same
     from mqttprov.responder.state_directory import StateDirectory  # noqa: PLC0415 - the same
@@ -85,4 +86,7 @@ def install(
 def _start(*, system: bool, places_configuration: Path, responder: Path) -> list[str]:
     if system:
         return ["systemctl daemon-reload", "systemctl restart mosquitto", "systemctl enable --now mqttprov-responder"]
-    return [f"/usr/sbin/mosquitto -c {places_configuration}", f"mqttprov respond --config {responder}"]
+    return [
+        f"/usr/sbin/mosquitto -c {shlex.quote(str(places_configuration))}",
+        f"mqttprov respond --config {shlex.quote(str(responder))}",
+    ]
