@@ -153,11 +153,13 @@ def measure(target: str, plugin: Path, cycles: int, at_once: int) -> Figures:
                 run_cycles(*address, cycles=max(cycles // 10, at_once), at_once=at_once)
                 before = cpu_seconds(broker_pid), cpu_seconds(responder_pid)
                 result = run_cycles(*address, cycles=cycles, at_once=at_once)
-                used = [
+                broker_us, responder_us = (
                     (cpu_seconds(pid) - was) / max(result.done, 1) * 1e6
                     for pid, was in zip((broker_pid, responder_pid), before, strict=True)
-                ]
-        return Figures(result.per_s, result.p50_ms, result.p99_ms, *used, result.client_cpu_us, result.failed)
+                )
+        return Figures(
+            result.per_s, result.p50_ms, result.p99_ms, broker_us, responder_us, result.client_cpu_us, result.failed
+        )
 
 
 def _build(folder: str) -> Path:

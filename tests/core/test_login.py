@@ -160,6 +160,7 @@ def test_activating_what_is_gone_fails(world: World) -> None:
     world.grant(world.request())
     assert not activate("gw-1", 2, world.facts, now_ms=1, source=None).ok
     assert not activate("unknown", 1, world.facts, now_ms=1, source=None).ok
+    assert not activate("gw-1", 1, world.facts, now_ms=1, source=None, device_id="of another, with this name before").ok
     world.device().device.state = LifecycleState.SUSPENDED
     suspended = activate("gw-1", 1, world.facts, now_ms=1, source=None)
     assert (suspended.ok, suspended.effects, suspended.event) == (False, (), None)

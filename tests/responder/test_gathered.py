@@ -23,6 +23,9 @@ class TestCounts:
             counts.add(place)
         assert counts.take() == {"a": 2, "b": 2, "others": 3}
         assert counts.take() == {}
+        for place in "abc":
+            counts.add(place, 5)
+        assert counts.take() == {"a": 5, "b": 5, "others": 5}
 
 
 class TestTakeovers:

@@ -76,6 +76,7 @@ class GateDesk:
         if handle in self._pending:  # the gate asks again while we are at it
             link.settle(publish.packet_id)
             return
+        source = _property(publish, "source")
         self._pending.add(handle)
 
         def reply(payload: bytes, outcome: Outcome) -> None:
@@ -85,7 +86,7 @@ class GateDesk:
             self._tell(f"reply {handle} {len(payload)}", payload)
             link.settle(publish.packet_id)
 
-        self._responder.request(publish.payload, _property(publish, "source"), reply)
+        self._responder.request(publish.payload, source, reply)
 
     def _on_login(self, link: Link, publish: Publish, kind: str) -> None:
         if kind != "first":

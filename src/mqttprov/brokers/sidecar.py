@@ -237,8 +237,7 @@ async def _respond(
     sidecar = Sidecar(state, address, password, trust=trust)
     starting = loop.create_task(sidecar.start())
     stopping = loop.create_task(stop.wait())
-    waited: set[asyncio.Task[Any]] = {starting, stopping}
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
@@ -251,7 +250,8 @@ async def _respond(
     gc.set_threshold(20_000, 20, 20)
     # The writer thread needs the interpreter only for moments between two steps of SQLite.
     sys.setswitchinterval(0.001)
-    await asyncio.wait({stopping, sidecar.failed}, return_when=asyncio.FIRST_COMPLETED)
+    ends: tuple[asyncio.Future[Any], ...] = (stopping, sidecar.failed)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     _log.info("stopping")
     await sidecar.stop()

@@ -130,7 +130,7 @@ async def test_a_transfer_ends_what_was_before_it(beside: Beside) -> None:
     old = (await beside.provision("gw-1"))["credentialsValue"]
     before = await beside.login(old)
     await until_state(beside, "gw-1", "active")
-    offered = await act(life(beside).transfer, "gw-1", "plant-south")
+    offered = await asyncio.to_thread(life(beside).transfer, "gw-1", "plant-south")
     theirs = beside.admin.create_token("default", "south", TokenChange(), owner="plant-south")
     session = await beside.session()
     reply = await ask(session, request_bytes(theirs, "gw-1", claimCode=offered.claim_code))
