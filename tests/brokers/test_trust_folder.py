@@ -1,6 +1,5 @@
 """The folder of certificates that Mosquitto trusts: OpenSSL finds what is put there, and nothing is there twice."""
 
-import os
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from mqttprov.brokers.mosquitto.trust_folder import TrustFolder
 
 def names(folder: Path) -> list[str]:
     """Give the names of its files, hidden ones too."""
-    return sorted(os.listdir(folder))
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_openssl_finds_a_certificate_by_its_name(tmp_path: Path, need: Callable[[str], None]) -> None:
