@@ -51,6 +51,23 @@ def read_everything(path: Path) -> None:
         store.close()
 
 
+def test_a_file_that_was_replaced_takes_no_writes(tmp_path: Path) -> None:
+    """Nobody else would ever know of them (P2); once the right file is back, all is well."""
+    path, aside = tmp_path / "x.db", tmp_path / "aside.db"
+    store = SqliteStore(path, create=True)
+    event = Event(EventKind.REFUSED, NOW_MS, "device")
+    path.rename(aside)
+    with pytest.raises(StoreUnavailable, match="removed or replaced"), store.write() as transaction:
+        transaction.append([event])
+    path.write_bytes(b"garbage")
+    with pytest.raises(StoreUnavailable, match="removed or replaced"), store.write() as transaction:
+        transaction.append([event])
+    aside.rename(path)
+    with store.write() as transaction:
+        assert [stored.seq for stored in transaction.append([event])] == [1]
+    store.close()
+
+
 class TestOpening:
     """Which files are taken."""
 

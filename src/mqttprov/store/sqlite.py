@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.store.protocol import StoreUnavailable
+from mqttprov.store.sqlite_file import OpenedFile
 from mqttprov.store.sqlite_reader import (
     SqliteReader,
 )
@@ -70,7 +71,7 @@ class SqliteStore:
                                                check_same_thread=False, cached_statements=128)  # fmt: skip
             try:
                 self._prepare(create=create)
-                self._file = path.stat()
+                self._file = OpenedFile(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -117,19 +118,8 @@ class SqliteStore:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     def check(self) -> None:
-        """See that the file is still the one that was opened: what is written to another one is lost with us.
-
-        Raises `StoreUnavailable`.
-        """
-        try:
-            is_same = os.path.samestat(self._file, self.path.stat())
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise StoreUnavailable(
-                f"the database {self.path} was removed or replaced while it was open; end all that runs on it, put the "
-                "right file there and start again"
-            )
+        """See that the file is still the one that was opened. Raises `StoreUnavailable`."""
+        self._file.check()
 
     @contextmanager
     def write(self) -> Iterator["SqliteTransaction"]:
