@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 import uvloop
 
+from clients import source
 from mqttprov.mqtt import ClientSession, Connect, Connected, MessageReceived, Refused
 
 
@@ -112,7 +113,7 @@ class _Load:
     def _connect(self, cycle: _Cycle) -> None:
         async def connect() -> None:
             try:
-                await asyncio.get_running_loop().create_connection(lambda: cycle, *self._address)
+                await asyncio.get_running_loop().create_connection(lambda: cycle, *self._address, local_addr=source())
             except OSError:
                 cycle.connection_lost(None)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 import uvloop
 
@@ -16,17 +16,23 @@ from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
 from mqttprov.core.login import Login, LoginAttempt, Principal, Role
 from mqttprov.core.model import CredentialsType
-from mqttprov.core.requests import Granted, Outcome
+from mqttprov.core.requests import FactoryIdentity, Granted, Outcome
 from mqttprov.responder.service import Responder
 
 
-class DoNothing:
-    """Stands where `Responder` stands."""
+class DoNothing(Responder):
+    """Stands where `Responder` stands: a subclass, so that the type checker tells when a method changes."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
 
-    def request(self, payload: bytes, source: str, reply: Callable[[bytes, Outcome], None]) -> None:
+    def request(
+        self,
+        payload: bytes,
+        source: str,
+        reply: Callable[[bytes, Outcome], None],
+        factory: FactoryIdentity | None = None,
+    ) -> None:
         """Answer with a token that is the device's number."""
         token = f"token-{next(self._numbers)}"
         body = b'{"credentialsValue":"%b","credentialsType":"ACCESS_TOKEN","status":"SUCCESS"}' % token.encode()
@@ -40,9 +46,7 @@ class DoNothing:
 
 async def _main() -> None:
     loop: Any = asyncio.get_running_loop()
-    broker = EmbeddedBroker(
-        cast("Responder", DoNothing()), loop, new_client_id=lambda: os.urandom(10).hex(), max_connections=50_000
-    )
+    broker = EmbeddedBroker(DoNothing(), loop, new_client_id=lambda: os.urandom(10).hex(), max_connections=50_000)
     server = await loop.create_server(lambda: Connection(broker), "127.0.0.1", 0, backlog=4096)
     print(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # ends with the process that started it

@@ -26,9 +26,9 @@ import msgspec
 import uvloop
 
 from cycle import run_cycles
-from mqttprov.brokers.embedded import now_ms
 from mqttprov.brokers.gate_desk import SHARED_FILTERS
 from mqttprov.brokers.gate_link import BrokerAddress, Link
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.requests import Granted, ProvisionRequest
 from mqttprov.mqtt import Publish
@@ -36,7 +36,7 @@ from mqttprov.responder.administration import TokenChange
 from mqttprov.responder.jobs import ActivationJob, BatchProcessor, ProvisionJob
 from mqttprov.responder.state_directory import StateDirectory, initialise
 from mqttprov_simulator.cpu import cpu_seconds
-from registration import free_port
+from targets import free_port
 
 HERE = Path(__file__).parent
 TARGETS = ("mqttprov", "do-nothing")

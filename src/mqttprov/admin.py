@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, verify
+from mqttprov.core.checkpoint import BadCheckpoint, VerifierKey
+from mqttprov.core.export import TornExport, export_line
+from mqttprov.core.hygiene import Finding, FindingKind
 from mqttprov.core.limits import MIN_SECRET_CHARS
 from mqttprov.core.model import (
     Chain,
@@ -29,10 +32,13 @@ from mqttprov.core.subjects import DEFAULT_SUBJECT_PATTERN
 from mqttprov.responder import doorbell, state_directory
 from mqttprov.responder.acting import NotFound, PartlyMade
 from mqttprov.responder.administration import DEFAULT, Administration
+from mqttprov.responder.audit_proof import Checkpoints, kept_checkpoints, verify_export
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
 from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done, Offered
-from mqttprov.responder.state_directory import StateDirectory, StateError
+from mqttprov.responder.report import report
+from mqttprov.responder.state_directory import AUDIT_PUBLIC_KEY, StateDirectory, StateError
+from mqttprov.responder.story import Story, Told, find_story
 from mqttprov.responder.token_actions import IssuedToken, TokenChange, find_token
 from mqttprov.store.protocol import (
     Conflict,
@@ -54,13 +60,17 @@ __all__ = [
     "DEFAULT_SUBJECT_PATTERN",
     "MIN_SECRET_CHARS",
     "Admin",
+    "BadCheckpoint",
     "BrokenChain",
     "Chain",
+    "Checkpoints",
     "Conflict",
     "CredentialsType",
     "DeviceLife",
     "DeviceRow",
     "Done",
+    "Finding",
+    "FindingKind",
     "ImportCount",
     "ImportLine",
     "InvalidName",
@@ -76,11 +86,17 @@ __all__ = [
     "ReprovisionPolicy",
     "StateError",
     "StoreUnavailable",
+    "Story",
     "Strategy",
     "TokenChange",
     "TokenRow",
+    "Told",
+    "TornExport",
+    "VerifierKey",
     "initialise",
+    "kept_checkpoints",
     "now_ms",
+    "verify_export",
 ]
 
 
@@ -221,9 +237,52 @@ class Admin(Administration):
         """Give audit events behind a place in the chain, in order, at most `limit` of them (-1: all)."""
         return self._reader.events(after_seq, limit)
 
-    def verify_audit(self) -> ChainHead:
-        """Check the whole audit chain; give its end. Raises `BrokenChain`."""
-        return verify(self._reader.events())
+    def export_audit(self) -> Iterator[str]:
+        """Give the audit events as lines of an export (jsonl), without line ends; `verify_export` reads them."""
+        return map(export_line, self._reader.events())
+
+    def checkpoints(self, path: Path | None = None, key: Path | None = None) -> Checkpoints:
+        """Read checkpoints: those of the state directory, or a copy that was kept elsewhere.
+
+        `key` is the file of the public key that must have signed them. Raises `BadCheckpoint` and `OSError`.
+        """
+        if path is None and not self._state.checkpoints_path.exists():
+            return Checkpoints()
+        return kept_checkpoints(path or self._state.checkpoints_path, key or self._state.path / AUDIT_PUBLIC_KEY)
+
+    def verify_audit(self, checkpoints: Checkpoints | None = None) -> ChainHead:
+        """Check the whole audit chain, against those of the state directory unless told others; give its end.
+
+        Raises `BrokenChain`; `BadCheckpoint` when checkpoints cannot be believed.
+        """
+        against = self.checkpoints() if checkpoints is None else checkpoints
+        return verify(self._reader.events(), checkpoints=against.heads)
+
+    def write_checkpoint(self) -> tuple[int, str | None]:
+        """Sign how things stand; give for how many events the last checkpoint is, and its text if it is new.
+
+        Raises `mqttprov.responder.checkpoints.CheckpointRefused` when the last one contradicts the database.
+        """
+        from mqttprov.responder.checkpoints import CheckpointWriter  # noqa: PLC0415 - cryptography, for this only
+
+        writer = CheckpointWriter(self._state.store, self._state.audit_signer(os.urandom), self._state.checkpoints_path)
+        note = writer.write()
+        return writer.last_size(), note
+
+    def audit_key(self) -> VerifierKey:
+        """Give the public key that verifies checkpoints; its `str` is the form to hand on."""
+        return self._state.audit_signer(os.urandom).verifier_key
+
+    def explain(self, ref_or_device: str) -> Story:
+        """Tell the story of a device (by name or id), or of one reply (by the `ref` in it). Raises `NotFound`."""
+        return find_story(self._reader, ref_or_device)
+
+    def report(self, *, within_ms: int) -> list[Finding]:
+        """Look for what an operator should know, the most urgent first; none is good.
+
+        `within_ms` is how long enrolling may take and a token may lie unused, and how far back failures count.
+        """
+        return report(self._reader, now_ms=now_ms(), within_ms=within_ms)
 
     def import_list(
         self,

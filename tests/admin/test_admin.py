@@ -8,7 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from mqttprov.admin import Admin, ImportCount, InvalidName, LineFault, NotFound, StateError, TokenChange, initialise
+from mqttprov.admin import (
+    Admin,
+    BadCheckpoint,
+    BrokenChain,
+    Checkpoints,
+    FindingKind,
+    ImportCount,
+    InvalidName,
+    LineFault,
+    NotFound,
+    StateError,
+    TokenChange,
+    initialise,
+    kept_checkpoints,
+    verify_export,
+)
 from mqttprov.core.audit import parse_body
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "python.md"
@@ -27,10 +42,12 @@ def test_the_page_does_what_it_says(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    key, device, revoked, audit = done.stdout.splitlines()
+    key, device, revoked, story, *findings, audit = done.stdout.splitlines()
     assert len(key) == 24
     assert device == "gw-0001 {'type': 'type1', 'site': 'north'}"
     assert revoked == "lot7 is revoked with 0 devices"
+    assert story.startswith("api:erp made 'gw-0001' in profile 'line'")
+    assert findings == []
     assert audit.endswith("audit events, unbroken")
 
 
@@ -68,6 +85,41 @@ def test_asks_for_one_or_for_all(admin: Admin) -> None:
             ask()
     with pytest.raises(InvalidName):
         admin.devices(labels=["="])
+
+
+def test_the_audit_is_told_and_searched(admin: Admin) -> None:
+    """The story of a device in sentences with how it stands now, and what the report finds."""
+    admin.create_device("default", "gw-1", None, {})
+    story = admin.explain("gw-1")
+    (told,) = story.told()
+    assert (told.kind, told.advice) == ("device-created", None)
+    assert told.sentence == "api:test made 'gw-1' in profile 'default'; it may now provision itself."
+    assert str(story.standing()).endswith("It is in profile 'default' and has no owner.")
+    assert [(f.kind, f.count) for f in admin.report(within_ms=3_600_000)] == [(FindingKind.NO_OWNER, 1)]
+    with pytest.raises(NotFound):
+        admin.explain("nobody")
+
+
+def test_the_audit_is_exported_signed_and_verified(admin: Admin, tmp_path: Path) -> None:
+    """By who administers, and by an outsider with an export, the checkpoints and the key alone (P5)."""
+    assert admin.checkpoints() == Checkpoints()
+    events, note = admin.write_checkpoint()
+    assert (events, admin.write_checkpoint()) == (3, (3, None))
+    (tmp_path / "kept").write_text(str(note))
+    (tmp_path / "key").write_text(str(admin.audit_key()))
+    lines = [line + "\n" for line in admin.export_audit()]
+    (tmp_path / "export").write_text("".join(lines))
+    kept = kept_checkpoints(tmp_path / "kept", tmp_path / "key")
+    assert kept == admin.checkpoints() == admin.checkpoints(tmp_path / "kept", tmp_path / "key")
+    assert verify_export(tmp_path / "export", kept) == admin.verify_audit() == admin.verify_audit(kept)
+    (tmp_path / "export").write_text("".join(lines[:-1]))
+    assert verify_export(tmp_path / "export", Checkpoints()).seq == 2
+    with pytest.raises(BrokenChain):
+        verify_export(tmp_path / "export", kept)
+    with pytest.raises(BrokenChain):
+        admin.verify_audit(Checkpoints({4: "0" * 64}))
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        kept_checkpoints(tmp_path / "kept", tmp_path / "nothing")
 
 
 def test_imports_a_list(admin: Admin, tmp_path: Path) -> None:

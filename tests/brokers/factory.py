@@ -39,7 +39,7 @@ class Factory:
     async def learnt(self) -> None:
         """Wait until the broker has met all that operators did."""
         reader = self.broker.state.store.reader()
-        await self.broker.server._act(reader.head().seq)
+        await self.broker.server._run.act(reader.head().seq)
         reader.close()
 
     def device(self, name: str | None, key: DeviceKey | None = None, *, send: str = "") -> ssl.SSLContext:
@@ -66,7 +66,7 @@ class Factory:
 
     def told(self, kind: str) -> list[Any]:
         """Give the audit events of a kind."""
-        self.broker.server._responder._flush_limited()
+        self.broker.server._run.responder._flush_limited()
         reader = self.broker.state.store.reader()
         events = [parse_body(event.body)[1] for event in reader.events() if event.kind == kind]
         reader.close()

@@ -19,7 +19,8 @@ import msgspec
 from tests.brokers.tools import ACTOR, TIMEOUT_S, eventually, new_state, request_bytes
 
 from mqttprov.brokers.broker import EmbeddedBroker
-from mqttprov.brokers.embedded import EmbeddedServer, now_ms
+from mqttprov.brokers.embedded import EmbeddedServer
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.mqtt import (

@@ -74,7 +74,7 @@ async def test_the_place_of_the_outbox_is_recorded_while_it_runs(broker: Running
     await broker.provision("gw-1")
     reader = broker.state.store.reader()
     seq = reader.head().seq
-    broker.server._responder.tick()
+    broker.server._run.responder.tick()
     await broker.provision("gw-2")  # its commit comes after the mark's
     assert reader.published_seq() >= seq
     reader.close()
@@ -151,7 +151,7 @@ async def test_refused_attempts_are_told_in_one_event(broker: Running) -> None:
         replies = [json.loads((await session.message()).payload) for _ in range(8)]
         session.disconnect()
     assert replies[-1]["retryAfter"] > 0
-    broker.server._responder._flush_limited()
+    broker.server._run.responder._flush_limited()
     while True:
         event = json.loads((await operator.message()).payload)["event"]
         if event["kind"] == "limited":

@@ -15,7 +15,7 @@ from tests.brokers.certificates import DeviceKey, pem_of
 from tests.brokers.harness import TIMEOUT_S, Running
 from tests.brokers.test_device_life import life
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.pki.authority import Authority
 from mqttprov.pki.crl import load_lists
 from mqttprov.responder.authority_care import AuthorityCare
@@ -130,7 +130,7 @@ async def test_an_authority_that_cannot_be_taken_up_leaves_all_as_it_was(
     keys = list((tls_broker.path / "keys").glob("authority-key*.pem"))
     for file in keys:
         file.chmod(0o644)
-    tls_broker.server._take_up_authorities()
+    tls_broker.server._run.take_up_authorities()
     issued = await certificate(tls_broker, DeviceKey("gw-1"), "gw-1")
     issued.verify_directly_issued_by(old.certificate)
     for file in keys:

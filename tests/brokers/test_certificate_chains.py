@@ -10,7 +10,7 @@ from tests.brokers.certificates import DeviceKey
 from tests.brokers.factory import Factory
 from tests.brokers.harness import ClosedError, ask, request_bytes
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import ReprovisionPolicy
 from mqttprov.mqtt import ReasonCode
 from mqttprov.responder.administration import TokenChange

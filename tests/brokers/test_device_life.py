@@ -10,7 +10,7 @@ import pytest
 from tests.brokers.harness import ACTOR, Client, Running
 
 from mqttprov.admin import Admin
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.audit import parse_body, verify
 from mqttprov.core.model import Profile, ReprovisionPolicy
 from mqttprov.mqtt import Connect, Disconnected, ProtocolVersion, ReasonCode
@@ -88,7 +88,7 @@ async def test_a_login_that_was_decided_before_the_suspension_does_not_slip_thro
     """The decision is on its way to the broker while the device is suspended: CONNACK is a refusal (P7)."""
     token = await token_of(broker, "gw-1")
     (await broker.login(token)).disconnect()
-    pipeline: Any = broker.server._responder._pipeline
+    pipeline: Any = broker.server._run.responder._pipeline
     hand_over, held, decided = pipeline._hand_over, list[list[Delivery]](), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -112,7 +112,7 @@ async def test_a_login_that_was_decided_before_the_suspension_does_not_slip_thro
 async def test_a_first_login_under_way_does_not_slip_through(broker: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same for a first login, whose activation is committed already (P7)."""
     token = await token_of(broker, "gw-1")
-    pipeline: Any = broker.server._responder._pipeline
+    pipeline: Any = broker.server._run.responder._pipeline
     hand_over, held, decided = pipeline._hand_over, list[list[Delivery]](), asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -8,7 +8,7 @@ from tests.brokers.certificates import DeviceKey
 from tests.brokers.factory import Factory, keyless
 from tests.brokers.harness import ask
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import Profile, ReprovisionPolicy, Strategy
 from mqttprov.mqtt import ReasonCode
 

@@ -33,7 +33,7 @@ NAMELESS: dict[str, dict[str, Any]] = {
 
 async def cut_off(broker: Running, payload: bytes, times: int = 1) -> None:
     """Send a request and have the connection cut between its commit and the reply."""
-    responder = broker.server._responder
+    responder = broker.server._run.responder
     original = responder.request
     for _ in range(times):
         session = await broker.session()

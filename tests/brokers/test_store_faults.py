@@ -94,7 +94,7 @@ async def test_a_stop_answers_every_accepted_request(broker: Running) -> None:
     sessions = [await broker.session() for _ in range(40)]
     idle = await broker.device("idle")
     reached: list[int] = []
-    original = broker.server._responder.request
+    original = broker.server._run.responder.request
 
     def counting(
         payload: bytes,
@@ -105,7 +105,7 @@ async def test_a_stop_answers_every_accepted_request(broker: Running) -> None:
         reached.append(1)
         original(payload, source, reply, factory)
 
-    broker.server._responder.request = counting  # type: ignore[method-assign] # to see what was accepted
+    broker.server._run.responder.request = counting  # type: ignore[method-assign] # to see what was accepted
     for number, session in enumerate(sessions):
         for part in range(4):
             session.publish_nowait(REQUEST_TOPIC, broker.payload(f"gw-{number}-{part}"), 1)

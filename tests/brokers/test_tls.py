@@ -12,7 +12,8 @@ from tests.brokers.certificates import DeviceKey, pem_of
 from tests.brokers.harness import ClosedError, Running, ask, new_state
 
 from mqttprov.brokers import listeners
-from mqttprov.brokers.embedded import BrokerError, EmbeddedServer, now_ms
+from mqttprov.brokers.embedded import BrokerError, EmbeddedServer
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.mqtt import Connect, ReasonCode
 from mqttprov.responder.state_directory import StateDirectory
 
@@ -62,11 +63,11 @@ async def test_a_certificate_registered_with_another_responder_logs_in(tls_broke
     try:
         own = DeviceKey("gw-1")
         assert (await beside.provision("gw-1", hash=own.certificate_pem))["status"] == "SUCCESS"
-        tls_broker.server._responder.tick()  # what it does every 0.1 s
+        tls_broker.server._run.responder.tick()  # what it does every 0.1 s
         await tls_broker.login(None, tls=own.context(tls_broker.path / "authority.pem", tmp_path))
         renewed = DeviceKey("gw-1")
         assert (await beside.provision("gw-1", hash=renewed.certificate_pem))["status"] == "SUCCESS"
-        tls_broker.server._responder.tick()
+        tls_broker.server._run.responder.tick()
         await tls_broker.login(None, tls=renewed.context(tls_broker.path / "authority.pem", tmp_path))
     finally:
         for client in beside.clients:

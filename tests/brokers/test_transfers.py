@@ -54,7 +54,7 @@ async def test_the_sessions_of_the_old_owner_end_before_the_new_one_is_answered(
     """Nothing waits for the event, and the same answer again ends nothing (P7)."""
     acme, globex = token_for(broker, "acme"), token_for(broker, "globex")
     old = await broker.login((await provision(broker, acme))["credentialsValue"])
-    monkeypatch.setattr(broker.server._responder, "tick", lambda: False)
+    monkeypatch.setattr(broker.server._run.responder, "tick", lambda: False)
     other = await broker.device("gw-2")
     offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")
     reply = await provision(broker, globex, claimCode=offered.claim_code)
@@ -85,7 +85,7 @@ async def test_a_session_with_the_new_credentials_outlives_the_event(
     """The device may log in before a broker has met the event of its transfer, which another one answered."""
     acme, globex = token_for(broker, "acme"), token_for(broker, "globex")
     old = await broker.login((await provision(broker, acme))["credentialsValue"])
-    responder = broker.server._responder
+    responder = broker.server._run.responder
     monkeypatch.setattr(responder, "tick", lambda: False)  # the event is met when the doorbell rings, and not before
     monkeypatch.setattr(broker.broker, "end_former", lambda _: None)
     offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")

@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-import queue
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 from tests.brokers.certificates import DeviceKey
 from tests.brokers.harness import Running
+from tests.brokers.paho_client import V5 as PAHO_V5
+from tests.brokers.paho_client import V311, Paho
 from tests.brokers.ws_client import WsClient
 from websockets.frames import Opcode
 
@@ -51,51 +51,34 @@ async def logged_in(broker: Running, name: str, role: OperatorRole = OperatorRol
     return client
 
 
-class Paho:
-    """An unmodified client of the market, driven from a thread."""
-
-    def __init__(self, port: int, version: MQTTProtocolVersion, tls: ssl.SSLContext | None) -> None:
-        self._got: queue.Queue[tuple[str, bytes]] = queue.Queue()
-        self._done: queue.Queue[str] = queue.Queue()
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=version, transport="websockets")
-        if tls is not None:
-            self.client.tls_set_context(tls)
-        self.client.on_connect = lambda _c, _u, _f, reason, _p: self._done.put(f"connected: {reason}")
-        self.client.on_subscribe = lambda _c, _u, _m, _reasons, _p: self._done.put("subscribed")
-        self.client.on_message = lambda _c, _u, message: self._got.put((message.topic, bytes(message.payload)))
-        self._port = port
-
-    def talk(self, username: str, subscribe: str, publish: str, payload: bytes) -> tuple[str, bytes]:
-        """Connect, subscribe, publish with QoS 1 and give the first message that comes."""
-        self.client.username_pw_set(username)
-        self.client.connect("127.0.0.1", self._port)
-        self.client.loop_start()
-        try:
-            assert self._done.get(timeout=10) == "connected: Success"
-            self.client.subscribe(subscribe, 1)
-            assert self._done.get(timeout=10) == "subscribed"
-            self.client.publish(publish, payload, 1).wait_for_publish(10)
-            return self._got.get(timeout=10)
-        finally:
-            self.client.disconnect()
-            self.client.loop_stop()
+def talk(client: Paho, subscribe: str, publish: str, payload: bytes) -> tuple[str, bytes]:
+    """Connect, subscribe, publish with QoS 1 and give the first message that comes."""
+    with client:
+        client.subscribe(subscribe, 1)
+        client.publish(publish, payload)
+        got = client.message()
+        return got.topic, got.payload
 
 
 @pytest.mark.parametrize("tls", [False, True])
-@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+@pytest.mark.parametrize("version", [V311, PAHO_V5])
 async def test_an_unmodified_client_provisions_and_logs_in(
     ws_broker: Running, version: MQTTProtocolVersion, tls: bool
 ) -> None:
     """paho with transport="websockets" works as on TCP, in both versions of MQTT, with and without TLS."""
     port, context = (ws_broker.wss_port, trusting(ws_broker)) if tls else (ws_broker.ws_port, None)
+
+    def client(username: str) -> Paho:
+        return Paho(port, version, (username, None), transport="websockets", tls=context)
+
     ask = (RESPONSE_TOPIC, REQUEST_TOPIC, ws_broker.payload("gw-1"))
-    topic, payload = await asyncio.to_thread(Paho(port, version, context).talk, "provision", *ask)
+    topic, payload = await asyncio.to_thread(talk, client("provision"), *ask)
     reply = json.loads(payload)
     assert (topic, reply["status"]) == (RESPONSE_TOPIC, "SUCCESS")
     operator = await ws_broker.operator()
     await operator.subscribe("v1/devices/gw-1/telemetry")
     ask = ("v1/devices/me/attributes/response/+", "v1/devices/me/attributes/request/1", b'{"sharedKeys":"labels"}')
-    _, payload = await asyncio.to_thread(Paho(port, version, context).talk, reply["credentialsValue"], *ask)
+    _, payload = await asyncio.to_thread(talk, client(reply["credentialsValue"]), *ask)
     assert json.loads(payload) == {"shared": {"labels": {}}}
 
 

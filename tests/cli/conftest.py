@@ -27,7 +27,7 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def cli(state: Path) -> Callable[..., object]:
     """Run verbs on the state directory."""
-    return lambda *arguments: mqttprov(*arguments, "--state", str(state))
+    return lambda *arguments: mqttprov(*arguments, "--state-dir", str(state))
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ class Installed:
         self._broker: subprocess.Popen[bytes] | None = None
         self._responder: subprocess.Popen[bytes] | None = None
 
-    def start_broker(self) -> None:
-        """Start Mosquitto and wait until it listens."""
+    def start_broker(self) -> bool:
+        """Start Mosquitto and wait until it listens; False when somebody took a port meanwhile."""
         assert MOSQUITTO is not None
         with (self.folder / "mosquitto.log").open("ab") as log:
             self._broker = subprocess.Popen([MOSQUITTO, "-c", str(self.folder / "mosquitto.conf")], stderr=log)
@@ -41,8 +41,10 @@ class Installed:
         while True:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            assert self._broker.poll() is None, (self.folder / "mosquitto.log").read_text()
+                return True
+            if self._broker.poll() is not None:
+                assert "Address already in use" in (said := (self.folder / "mosquitto.log").read_text()), said
+                return False
             assert time.monotonic() < deadline_s
             time.sleep(0.02)  # there is nothing else to wait for
 
@@ -112,13 +114,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     base = tmp_path_factory.mktemp("beside")
     state, token = base / "state", base / "token.json"
     token.write_text(mqttprov("init", "--state", str(state), "--json").out)
-    ports = _free_ports()
-    options = ["--prefix", str(base / "broker"), "--port", str(ports[0]), "--tls-port", str(ports[1])]
-    done = mqttprov("mosquitto", "install", *options, "--state", str(state))
-    assert done.status == 0, done.err
-    one = Installed(base / "broker", state, token, ports)
+    while True:
+        ports = _free_ports()
+        options = ["--prefix", str(base / "broker"), "--port", str(ports[0]), "--tls-port", str(ports[1])]
+        done = mqttprov("mosquitto", "install", *options, "--state", str(state))
+        assert done.status == 0, done.err
+        one = Installed(base / "broker", state, token, ports)
+        if one.start_broker():
+            break
     try:
-        one.start_broker()
         one.start_responder()
         yield one
     finally:

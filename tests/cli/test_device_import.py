@@ -62,8 +62,8 @@ def test_lists_what_is_selected_page_by_page(cli: Cli) -> None:
     assert names("--label", "type=type1") == {"gw-1", "gw-4"}
     assert names("--label", "type!=type1", "--owner", "ACME") == {"gw-0", "gw-2"}
     assert names("--label", "site") == set()
-    assert len(names("--in-state", "manufactured", "--profile", "DEFAULT")) == 6
-    assert names("--in-state", "active") == set()
+    assert len(names("--state", "manufactured", "--profile", "DEFAULT")) == 6
+    assert names("--state", "active") == set()
     assert cli("device", "list", "--label", "=").status == 2
     met: list[str] = []
     page: list[str] = []

@@ -103,6 +103,6 @@ def test_stale_devices_are_listed_together_with_other_conditions(fleet: Cli, sta
     assert stale("--owner", "ACME") == []
     fleet("device", "decommission", "gw-3", "--yes")
     assert stale() == ["gw-1"]
-    assert stale("--in-state", "decommissioned") == ["gw-3"]
+    assert stale("--state", "decommissioned") == ["gw-3"]
     assert fleet("device", "list", "--stale", "soon").status == Exit.USAGE
     assert fleet("device", "show", "gw-1", "--json").data["lastSeenAt"] is None

@@ -133,7 +133,7 @@ def test_an_interruption_is_quiet(state: Path, monkeypatch: pytest.MonkeyPatch) 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mqttprov.cli.audit_proof.verify", interrupt)
+    monkeypatch.setattr("mqttprov.admin.verify", interrupt)
     result = mqttprov("audit", "verify", "--state", str(state))
     assert (result.status, result.out, result.err) == (130, "", "")
 

@@ -73,7 +73,7 @@ def test_authorities_are_for_that_strategy_alone(cli: Cli, authority: FactoryAut
 def test_update_changes_one_thing_and_leaves_the_other(cli: Cli, authority: FactoryAuthority) -> None:
     """Each change is an audit event that says what (P5)."""
     create(cli, "--ca", "ca.pem", "--device-name-pattern", "(gw-.*)")
-    assert cli("profile", "update", "made", "--rotate-on-first-use").status == 0
+    assert cli("profile", "update", "made", "--rotate-on-first-use", "--json").data["rotateOnFirstUse"] is True
     Path("new.pem").write_text(FactoryAuthority("New").pem)
     assert cli("profile", "update", "MADE", "--ca", "new.pem", "--no-rotate-on-first-use").status == 0
     shown = cli("profile", "show", "made", "--json").data

@@ -49,14 +49,14 @@ class TestInit:
     def test_finds_the_state_directory_wherever_it_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
-        """--state after the verb wins over the one before it, that over MQTTPROV_STATE, that over the default."""
+        """--state-dir after the verb wins over the one before it, that over MQTTPROV_STATE, that over the default."""
         expected = {name: tmp_path / name for name in ("after", "before", "environment")}
         expected["default"] = Path("mqttprov-state")
         order = ["default", "environment", "before", "after"]
         said = order[: order.index(where) + 1]
         if "environment" in said:
             monkeypatch.setenv("MQTTPROV_STATE", str(expected["environment"]))
-        before = ["--state", str(expected["before"])] if "before" in said else []
+        before = ["--state-dir", str(expected["before"])] if "before" in said else []
         after = ["--state", str(expected["after"])] if "after" in said else []
         assert mqttprov(*before, "init", *after, "--json").data["state"] == str(expected[where])
         assert mqttprov(*before, "profile", "list", *after).status == 0
@@ -194,17 +194,34 @@ class TestDevices:
         assert {"name", "state", "profile", "owner", "labels", "token", "credentialsType"} <= row.keys()
         assert (row["name"], row["state"], row["owner"], row["labels"]) == ("gw-1", "manufactured", "anna", {"a": "b"})
 
-    def test_list_filters(self, cli: Cli, state: Path) -> None:
+    def test_list_filters(self, cli: Cli) -> None:
         """By profile, whatever the case of its name."""
         cli("profile", "create", "plant")
         cli("device", "create", "gw-1", "--profile", "default")
         cli("device", "create", "gw-2", "--profile", "plant")
 
         def names(*options: str) -> list[str]:
-            return [row["name"] for row in mqttprov("device", "list", "--state", str(state), *options, "--json").data]
+            return [row["name"] for row in cli("device", "list", *options, "--json").data]
 
         assert names() == ["gw-1", "gw-2"]
         assert names("--profile", "PLANT") == ["gw-2"]
+
+    def test_list_as_an_operator_writes_it(self, cli: Cli, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`--state` is the lifecycle state there; the directory comes from `--state-dir`, before it, or around it."""
+        monkeypatch.setenv("MQTTPROV_STATE", str(state))
+        for name, owner, kind in (("gw-1", "ACME", "type1"), ("gw-2", "ACME", "type2"), ("gw-3", "other", "type1")):
+            cli("device", "create", name, "--profile", "default", "--owner", owner, "--label", f"type={kind}")
+        database = sqlite3.connect(state / "mqttprov.db")
+        database.execute("UPDATE device SET state = 'active', created_ms = 0")
+        database.commit()
+        database.close()
+        wanted = ["--label", "type=type1", "--state", "active", "--stale", "7d", "--owner", "ACME", "--json"]
+        for before, after in (([], []), (["--state", str(state)], []), ([], ["--state-dir", str(state)])):
+            listed = mqttprov(*before, "device", "list", *wanted, *after)
+            assert [row["name"] for row in listed.data] == ["gw-1"]
+        assert mqttprov("device", "list", "--state", "suspended", "--json").data == []
+        refused = mqttprov("device", "list", "--state", str(state))
+        assert (refused.status, "a state directory is given by --state-dir" in refused.err) == (2, True)
 
     def test_show_tells_the_history(self, cli: Cli) -> None:
         """A device is found whatever the case of its name."""

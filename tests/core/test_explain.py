@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.explain import advice, sentence, state_sentence
+from mqttprov.core.factory import BY_CHAIN, BY_FACTORY_IDENTITY
 from mqttprov.core.login import LoginRefusal
 from mqttprov.core.model import LifecycleState
 from mqttprov.core.requests import Reason
@@ -62,6 +63,11 @@ def test_sentences_say_who_what_when_and_how_often() -> None:
         "'gw-1' asked from 10.0.0.1 with registration token 'lot7' of profile 'plant', registration 3 of it, and was "
         "given its first credentials, an access token (generation 2)."
     )
+    assert told(text=BY_CHAIN) == (
+        "'gw-1' connected from 10.0.0.1 with its certificate chain, which stands for registration token 'lot7' of "
+        "profile 'plant', registration 3 of it: the certificate is now its credential (generation 2), and it is active."
+    )
+    assert "with its factory identity, which stands for" in told(text=BY_FACTORY_IDENTITY)
     assert told(kind=EventKind.REFUSED, reason=Reason.EXHAUSTED) == (
         "A request from 10.0.0.1 as 'gw-1' with registration token 'lot7' of profile 'plant' was refused: the "
         "registration token has reached its limit."

@@ -17,7 +17,7 @@ import pytest
 from tests.brokers.harness import ACTOR, Client
 from tests.crash.child import Child
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.audit import EventKind, parse_body, verify
 from mqttprov.gateway.backoff import MachineSettings
 from mqttprov.mqtt import Connect, ReasonCode

@@ -20,7 +20,7 @@ from tests.brokers.certificates import DeviceKey
 from tests.brokers.harness import ACTOR, Client, ask, request_bytes
 from tests.crash.child import Child
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
 from mqttprov.responder.administration import IssuedToken, TokenChange
@@ -231,7 +231,7 @@ def check_process(pid: int, planted: Planted) -> None:
 async def command(child: Child, *arguments: str) -> tuple[int | None, bytes]:
     """Run the command line on the state; give its status and all that it writes."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mqttprov", *arguments, "--state", str(child.state),
+        sys.executable, "-m", "mqttprov", *arguments, "--state-dir", str(child.state),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()

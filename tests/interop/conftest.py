@@ -114,7 +114,7 @@ class Broker:
     def command(self, *arguments: str) -> Any:
         """Run a verb beside the broker; give what it prints as JSON."""
         done = subprocess.run(
-            [*COMMAND, *arguments, "--state", str(self._state), "--json"],
+            [*COMMAND, *arguments, "--state-dir", str(self._state), "--json"],
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

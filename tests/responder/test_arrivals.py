@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.brokers.certificates import DeviceKey, FactoryAuthority, der_of
 from tests.responder.desk import Desk
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.audit import verify
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import Chain, Profile, Strategy

@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.brokers.certificates import DeviceKey
 from tests.responder.desk import Answers, Desk
 
 from mqttprov.core.names import InvalidName
@@ -160,6 +163,35 @@ class TestCsv:
         """It must not draw the whole list into memory (P9)."""
         read = self.read(tmp_path, 'name\ngw-1\n"gw-2\n' + "gw-3\n" * 100_000)
         assert [type(r) for r in read] == [ImportLine, LineFault]
+
+    def test_a_public_key_binds_the_device_as_its_certificate_does(self, desk: Desk, tmp_path: Path) -> None:
+        """Who shows that key comes in, and nobody else; a file that holds something else is a fault."""
+        key = DeviceKey("gw-1")
+        pem = key.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        weak = ec.generate_private_key(ec.SECP224R1()).public_key()
+        (tmp_path / "weak.pem").write_bytes(weak.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        (tmp_path / "key.pem").write_text(pem)
+        (tmp_path / "cert.pem").write_text(key.certificate_pem)
+        (tmp_path / "secret.pem").write_text(key.private_key_pem())
+        (tmp_path / "bad.pem").write_text(pem.replace("M", "!", 1))
+        rows = ("gw-1,key.pem,", "gw-1,,cert.pem", "x,weak.pem,", "x,cert.pem,", "x,secret.pem,", "x,bad.pem,",
+                "x,none.pem,", "x,key.pem,cert.pem")  # fmt: skip
+        first, second, *faults = self.read(tmp_path, "name,public_key,certificate\n" + "\n".join(rows) + "\n")
+        assert isinstance(first, ImportLine)
+        assert isinstance(second, ImportLine)
+        assert (first.factory_key, first.certificate) == (second.factory_key, None)
+        texts = [fault.text for fault in faults if isinstance(fault, LineFault)]
+        for text, what in zip(texts, ("not allowed", "exactly one", "never send", "cannot be", "cannot be read",
+                                      "both"), strict=True):  # fmt: skip
+            assert what in text
+        run(desk, first)
+        answers = Answers()
+        reasons = []
+        for pem in (DeviceKey("gw-1").certificate_pem, key.certificate_pem):
+            asked = msgspec.structs.replace(desk.request("gw-1"), certificate=SuppliedCertificate(pem))
+            outcome = answers.deliver(desk.processor().process([answers.job(asked)]))[-1]
+            reasons.append(outcome.reason if isinstance(outcome, Refused) else None)
+        assert reasons == [Reason.OTHER_KEY, None]
 
     def test_a_certificate_binds_the_device_to_its_key(self, desk: Desk, tmp_path: Path) -> None:
         """What is kept is the hash of the public key; a request without that key is refused."""

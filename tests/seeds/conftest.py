@@ -26,7 +26,7 @@ class Site:
 
     async def cli(self, *arguments: str) -> Result:
         """Run a command beside the broker, as another person at the same machine does."""
-        return await asyncio.to_thread(mqttprov, *arguments, "--state", str(self.broker.path))
+        return await asyncio.to_thread(mqttprov, *arguments, "--state-dir", str(self.broker.path))
 
     async def do(self, *arguments: str) -> Any:
         """Run a command that must succeed; give what it printed as JSON."""

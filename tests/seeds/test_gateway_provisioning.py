@@ -242,7 +242,7 @@ class TestStepByStep:
         command = ("gateway", "run", "--dir", str(home), "--port", str(site.broker.port))
         with start(*command, **environment) as process:
             assert json.loads((await operator.message()).payload)["event"]["device"] == NAME
-            (row,) = await site.do("device", "list", "--in-state", "active")
+            (row,) = await site.do("device", "list", "--state", "active")
             process.terminate()
             await asyncio.to_thread(process.communicate, timeout=30)
         assert (row["name"], row["gateway"]) == (NAME, True)

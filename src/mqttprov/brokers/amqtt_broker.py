@@ -10,6 +10,7 @@ import logging
 import os
 import ssl
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,18 +27,18 @@ from mqttprov.brokers.amqtt_engine import AmqttEngine, AmqttRouter
 from mqttprov.brokers.amqtt_shortcomings import is_loopback
 from mqttprov.brokers.amqtt_voices import SessionView, Voices, retained
 from mqttprov.brokers.connection import Connection
-from mqttprov.brokers.embedded import CLOSE_TIMEOUT_S, MQTT, MQTTS, WS, WSS, file_limit
+from mqttprov.brokers.embedded import MQTT, MQTTS, TURN_S, WS, WSS, file_limit, say_goodbye, settled
 from mqttprov.brokers.embedded import BrokerError as CannotStart
 from mqttprov.brokers.listeners import Listeners
 from mqttprov.brokers.plugin_calls import PluginCalls
 from mqttprov.brokers.responder_run import ResponderRun
 from mqttprov.core.audit import ChainedEvent
-from mqttprov.mqtt import Grant, Message, ReasonCode, Retained, TopicError, validate_topic_name
+from mqttprov.mqtt import Grant, Message, Retained, TopicError, validate_topic_name
+from mqttprov.responder.authorities import Authorities
 from mqttprov.responder.state_directory import StateDirectory
 
 PLUGIN: Final = "mqttprov.brokers.amqtt_plugin.ProvisioningPlugin"
 _SPARE_FILES: Final = 64
-_TURN_S: Final = 1.0
 _ANYBODY: Final = 2  # QoS of what plugins broadcast without saying one: each subscriber gets its own
 _OWNER: Final = "amqtt"  # of what plugins retain
 
@@ -88,22 +89,24 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
         self._calls = PluginCalls(loop)
         self._run = ResponderRun(self._state, loop)
-        contexts = {name: self._ssl_of(each) for name, each in self.listeners_config.items() if each.ssl}
-        self._contexts = list(contexts.values())
+        self._authorities_pem = self._trusted(self._run, self._run.authorities)
+        trusts = {name: self._trust_of(each, self._run) for name, each in self.listeners_config.items() if each.ssl}
+        self._trusts = list(trusts.values())
         self.engine = AmqttEngine(
             self._run.responder,
             loop,
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
             max_connections=max(file_limit() - _SPARE_FILES, 1),
-            trust_certificate=self._trust if contexts else None,
             voices=Voices(self.plugins_manager, self._calls),
         )
         try:
-            await self._run.start(self._publish_event, self.engine.publish_checkpoint, self._settle)
-            if contexts:  # after the outbox took its place: no certificate is registered between the two
-                self._trust(self._state.authority.certificate_pem, *self._run.responder.certificates())
+            await self._run.open(
+                self._publish_event, self.engine.publish_checkpoint, partial(settled, self.engine), self._take_up
+            )
+            self._take_up(self._run.authorities)  # after the outbox took its place: no change is missed
             for name, listener in self.listeners_config.items():
-                await self._listen(name, listener, contexts.get(name))
+                await self._listen(name, listener, trusts.get(name))
+            self._run.start()
         except OSError as error:
             await self._end()
             self.transitions.starting_fail()
@@ -112,7 +115,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         self._turn(loop)
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
-    async def _listen(self, name: str, listener: ListenerConfig, context: ssl.SSLContext | None) -> None:
+    async def _listen(self, name: str, listener: ListenerConfig, trust: tls.ClientTrust | None) -> None:
         if listener.type == ListenerType.EXTERNAL or not listener.bind:
             raise BrokerError(f"listener '{name}' is external, which only amqtt's own engine can serve")
         doors = {ListenerType.TCP: (MQTT, MQTTS), ListenerType.WS: (WS, WSS)}[listener.type]
@@ -120,38 +123,42 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         entrance = _Entrance(self.engine, listener.max_connections)
         listeners = Listeners(entrance)  # type: ignore[arg-type] # it is asked for no more than `_Entrance` has
         self._listeners.append(listeners)
-        self.urls.append(await listeners.open(doors[context is not None], (host or "").strip("[]"), port, context))
+        self.urls.append(await listeners.open(doors[trust is not None], (host or "").strip("[]"), port, trust))
 
-    def _ssl_of(self, listener: ListenerConfig) -> ssl.SSLContext:
+    def _trust_of(self, listener: ListenerConfig, run: ResponderRun) -> tls.ClientTrust:
         if listener.certfile is None or listener.keyfile is None:
             raise BrokerError("'certfile' or 'keyfile' configuration parameter missing")
-        try:
-            context = tls.server_context(Path(listener.certfile), Path(listener.keyfile), required=False)
+        certificate, key = Path(listener.certfile), Path(listener.keyfile)
+
+        def make() -> ssl.SSLContext:
+            context = tls.server_context(certificate, key, self._authorities_pem, required=False)
             if listener.cafile or listener.capath or listener.cadata:
                 context.load_verify_locations(listener.cafile, listener.capath, listener.cadata)
-        except (OSError, ssl.SSLError) as error:
-            raise BrokerError(f"Can't use cert file '{listener.certfile}': {error}") from error
-        return context
+            return context
 
-    def _trust(self, *certificates: str) -> None:
-        for context in self._contexts:
-            tls.trust(context, certificates)
+        try:
+            return tls.ClientTrust(make, run.responder.knows_certificate)
+        except OSError as error:  # those of TLS are such, too
+            raise BrokerError(f"Can't use cert file '{listener.certfile}': {error}") from error
+
+    @staticmethod
+    def _trusted(run: ResponderRun, authorities: Authorities) -> str:
+        return "".join([authorities.certificates_pem, *run.responder.chain_authorities()])
+
+    def _take_up(self, authorities: Authorities) -> None:
+        """Trust these authorities from now on."""
+        if self._run is not None and self._trusts:
+            self._authorities_pem = self._trusted(self._run, authorities)
+            for trust in self._trusts:
+                trust.renew()
 
     def _publish_event(self, event: ChainedEvent) -> None:
         self.engine.publish_event(event)
         self.engine.flush_soon()
 
-    async def _settle(self, seq: int) -> None:
-        over = asyncio.Event()
-        self.engine.flush()
-        self.engine.farewells.when_settled(seq, over.set)
-        await over.wait()
-        await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
-
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine.wheel.turn(self.engine.now_s())
-        self.engine.flush()
-        self._turn_handle = loop.call_later(_TURN_S, self._turn, loop)
+        self.engine.turn()
+        self._turn_handle = loop.call_later(TURN_S, self._turn, loop)
 
     async def shutdown(self) -> None:
         """Take no more connections, answer every accepted request, tell the plugins, say goodbye."""
@@ -170,13 +177,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
             self._turn_handle.cancel()
         if self._run is not None:
             await self._run.finish()
-            self.engine.flush()
-            self.engine.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
-            try:
-                await asyncio.wait_for(self.engine.empty.wait(), CLOSE_TIMEOUT_S)
-            except TimeoutError:
-                self.engine.cut_off()
-                await self.engine.empty.wait()
+            await say_goodbye(self.engine)
             await self._calls.close()
             await self._run.close()
             self._run = None

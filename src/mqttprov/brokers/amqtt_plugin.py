@@ -64,7 +64,13 @@ class ProvisioningPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
                 alone=not others,
                 later=lambda topic, payload, qos: RetainedApplicationMessage(None, topic, payload, qos),
             )
-            await self._run.start(self._desk.publish_event, self._desk.publish_checkpoint, self._desk.settle)
+            await self._run.open(
+                self._desk.publish_event,
+                self._desk.publish_checkpoint,
+                self._desk.settle,
+                lambda _: None,  # whom the listener trusts is amqtt's, from its own configuration
+            )
+            self._run.start()
         except Exception:  # noqa: BLE001 - amqtt would go on without a word
             _log.exception("mqttprov could not start; this broker refuses every login")
             return
@@ -73,7 +79,7 @@ class ProvisioningPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
         warn(self._broker, others)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._desk.sessions.turn()
+        self._desk.turn()
         self._turn_handle = loop.call_later(_TURN_S, self._turn, loop)
 
     async def on_broker_pre_shutdown(self) -> None:
@@ -92,6 +98,7 @@ class ProvisioningPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
     async def close(self) -> None:
         """Let go of the state directory."""
         await self._run.close()
+        self._state.close()
 
     # --- questions ---
 

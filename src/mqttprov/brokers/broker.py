@@ -22,7 +22,6 @@ from mqttprov.brokers.sessions import Session, Sessions
 from mqttprov.brokers.wheel import DeadlineWheel
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
 from mqttprov.core.login import Holder, Principal, Role
-from mqttprov.core.model import CredentialsType
 from mqttprov.core.permissions import AUDIT_PREFIX, CHECKPOINT_LEVEL, inward, may_publish, topic_of_device
 from mqttprov.core.requests import Granted, Outcome
 from mqttprov.mqtt import (
@@ -54,7 +53,6 @@ class EmbeddedBroker:
         *,
         new_client_id: Callable[[], str],
         max_connections: int,
-        trust_certificate: Callable[[str], None] | None = None,
         on_outcome: Callable[[Happened], None] | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
@@ -66,7 +64,6 @@ class EmbeddedBroker:
         self.new_client_id = new_client_id
         self._loop = loop
         self._max_connections = max_connections
-        self._trust_certificate = trust_certificate
         self._on_outcome = on_outcome  # None: nobody wants to know, and nothing is made for him
         self._connections: set[Connection] = set()
         self.empty = asyncio.Event()  # set while no connection is open
@@ -230,9 +227,6 @@ class EmbeddedBroker:
             self._ask_to_rotate(event)
         elif event.kind == EventKind.LABELLED:
             self._relabel(event)
-        elif self._trust_certificate is not None:
-            for pem in self.responder.new_certificates(event):
-                self._trust_certificate(pem)
         if self._on_outcome is not None:
             with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
                 self._on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
@@ -323,15 +317,6 @@ class EmbeddedBroker:
             self.router.unsubscribe(connection, connection.member, unsubscribe)
 
     # --- the rest ---
-
-    def trust(self, outcome: Outcome) -> None:
-        """Let a device in by TLS that was just given a certificate of its own."""
-        if (
-            isinstance(outcome, Granted)
-            and outcome.type is CredentialsType.X509_CERTIFICATE
-            and self._trust_certificate
-        ):
-            self._trust_certificate(outcome.value)
 
     def end_former(self, outcome: Outcome) -> None:
         """End what the last owner of a device has open, before the new one learns that it is his (P7)."""

@@ -307,7 +307,6 @@ class Connection(asyncio.Protocol):
 
         def reply(payload: bytes, outcome: Outcome) -> None:
             self._pending_requests -= 1
-            self._broker.trust(outcome)
             self._broker.end_former(outcome)
             if self.session.closed:
                 return

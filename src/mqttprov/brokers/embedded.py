@@ -1,6 +1,6 @@
 """Our own broker with the responder in one process: listeners, signals, start and end (`mqttprov serve`).
 
-This is where time, randomness and the event loop come from; the parts below are given them.
+The event loop and what belongs to the process are from here; the responder's life is `responder_run`'s.
 """
 
 import asyncio
@@ -12,35 +12,26 @@ import resource
 import signal
 import ssl
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 import uvloop
 
 from mqttprov.brokers import tls
-from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.listeners import Door, Listeners
 from mqttprov.brokers.outcomes import Outcome
+from mqttprov.brokers.responder_run import ResponderRun, now_ms
 from mqttprov.brokers.websocket import PATH, WebSocket
-from mqttprov.core.audit import ChainedEvent, EventKind
-from mqttprov.core.credentials import SignedCertificate
+from mqttprov.core.audit import ChainedEvent
 from mqttprov.mqtt import ReasonCode
-from mqttprov.responder.certificate_lists import PeriodicLists
-from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
-from mqttprov.responder.service import Responder
+from mqttprov.responder.authorities import Authorities
 from mqttprov.responder.state_directory import StateDirectory
-from mqttprov.responder.state_files import StateError
-from mqttprov.store.protocol import StoreUnavailable
 
-OUTBOX_INTERVAL_S: Final = 0.1
-DRAIN_TIMEOUT_S: Final = 15.0
+TURN_S: Final = 1.0
 CLOSE_TIMEOUT_S: Final = 2.0
-_AUTHORITIES_CHANGED: Final = frozenset(
-    {EventKind.AUTHORITY_CREATED, EventKind.AUTHORITY_ROTATED, EventKind.AUTHORITY_RETIRED}
-)
 _SPARE_FILES: Final = 64  # kept free of connections: database, log, listeners
 MQTT: Final = Door("mqtt", "", lambda connection: connection)
 MQTTS: Final = Door("mqtts", "", lambda connection: connection)
@@ -52,11 +43,6 @@ _log = logging.getLogger(__name__)
 
 class BrokerError(Exception):
     """The broker cannot start; the text says what, why and what to do."""
-
-
-def now_ms() -> int:
-    """Give the wall clock in ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class EmbeddedServer:
@@ -81,190 +67,130 @@ class EmbeddedServer:
         self._host = host
         self._plain = ((MQTT, port), (WS, ws_port))
         self._secure = ((MQTTS, tls_port), (WSS, wss_port))
-        self._ticks: list[asyncio.TimerHandle] = []
-        self._stopping = False
 
     async def start(self) -> list[str]:
         """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
-        signer = self._state.audit_signer(os.urandom)
-        self._state.settle_authorities()
-        self._authorities = self._state.authorities()
-        self._context: ssl.SSLContext | None = None
-        checkpoints = CheckpointWriter(self._state.store, signer, self._state.checkpoints_path)
-        self._responder = Responder(
-            self._state.store,
-            self._state.keys,
-            now_ms=now_ms,
-            now_s=time.monotonic,
-            entropy=os.urandom,
-            call_soon=loop.call_soon_threadsafe,
-            sign=self._sign,
-        )
-        self._bell: Bell | None = None
+        self._trust: tls.ClientTrust | None = None
+        self._run = ResponderRun(self._state, loop)
         self._listeners: Listeners | None = None
         try:
-            urls = await self._open(loop, checkpoints)
+            urls = await self._open(loop)
         except BaseException:
             self._close_listeners()
-            await self._close_bell()
-            self._responder.release()
+            await self._run.close()
             raise
-        self._responder.start()
-        self._tick()
+        self._run.start()
         self._turn()
         return urls
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, checkpoints: CheckpointWriter) -> list[str]:
-        secure = any(port is not None for _, port in self._secure)
-        self._context = context = self._tls_context() if secure else None
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> list[str]:
         self.broker = EmbeddedBroker(
-            self._responder,
+            self._run.responder,
             loop,
             new_client_id=lambda: f"auto-{os.urandom(10).hex()}",
             max_connections=max(file_limit() - _SPARE_FILES, 1),
-            trust_certificate=(lambda pem: tls.trust(context, [pem])) if context else None,
             on_outcome=self._on_outcome,
         )
-        self._responder.open_outbox(self._publish_event)
-        if context is not None:  # after the outbox took its place: no certificate is registered between the two
-            tls.trust(context, [self._authorities.certificates_pem, *self._responder.certificates()])
-        self._lists = PeriodicLists(
-            self._state.certificate_lists(now_ms),
-            now_s=time.monotonic,
-            run_aside=lambda function: loop.run_in_executor(None, function),
-            call_soon=loop.call_soon_threadsafe,
-        )
-        self._checkpoints = PeriodicCheckpoints(
-            checkpoints,
-            self.broker.publish_checkpoint,
-            now_s=time.monotonic,
-            run_aside=lambda function: loop.run_in_executor(None, function),
-            call_soon=loop.call_soon_threadsafe,
-        )
         try:
-            self._bell = Bell(self._state.path)  # before the first client, so that a command finds every session
-            await self._bell.open(self._act)
+            await self._run.open(
+                self._publish_event, self.broker.publish_checkpoint, partial(settled, self.broker), self._take_up
+            )
         except OSError as error:
             raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
+        if any(port is not None for _, port in self._secure):  # after the outbox took its place: no change is missed
+            self._trust = self._client_trust()
         self._listeners = Listeners(self.broker)
         plain = [await self._listen(door, port, None) for door, port in self._plain if port is not None]
-        return plain + [await self._listen(door, port, context) for door, port in self._secure if port is not None]
+        return plain + [await self._listen(door, port, self._trust) for door, port in self._secure if port is not None]
 
-    async def _listen(self, door: Door, port: int, context: ssl.SSLContext | None) -> str:
+    async def _listen(self, door: Door, port: int, trust: tls.ClientTrust | None) -> str:
         assert self._listeners is not None  # noqa: S101 - for the type checker: made before
         try:
-            return await self._listeners.open(door, self._host, port, context)
+            return await self._listeners.open(door, self._host, port, trust)
         except OSError as error:
             why = error.strerror or error
             raise BrokerError(f"cannot listen on {self._host}, port {port}: {why}; choose another port") from error
 
-    def _tls_context(self) -> ssl.SSLContext:
+    def _client_trust(self) -> tls.ClientTrust:
+        self._server_files = self._server_certificate()
+        self._authorities_pem = self._trusted(self._run.authorities)
+        try:
+            return tls.ClientTrust(self._tls_context, self._run.responder.knows_certificate)
+        except OSError as error:  # those of TLS are such, too
+            raise BrokerError(f"the TLS certificate {self._server_files[0]} cannot be used: {error}") from error
+
+    def _server_certificate(self) -> tuple[Path, Path]:
+        """Give the files of the broker's own certificate and private key; where there are none they are made."""
         settings, path = self._state.settings.tls, self._state.path
         if settings.certificate and settings.private_key:
-            certificate, key = path / settings.certificate, path / settings.private_key
-        elif settings.certificate or settings.private_key:
+            return path / settings.certificate, path / settings.private_key
+        if settings.certificate or settings.private_key:
             raise BrokerError("[tls] in mqttprov.toml needs both 'certificate' and 'private_key', or neither")
-        else:
-            certificate, key = self._made_certificate(path)
         try:
-            return tls.server_context(certificate, key, required=settings.client_certificates == "required")
-        except (OSError, ssl.SSLError) as error:
-            raise BrokerError(f"the TLS certificate {certificate} cannot be used: {error}") from error
-
-    def _made_certificate(self, path: Path) -> tuple[Path, Path]:
-        try:
-            return tls.make_server_certificate(self._authorities.serving(now_ms()), self._host, path, now_ms())
+            return self._made_certificate(self._run.authorities)
         except (OSError, ValueError) as error:
             raise BrokerError(f"cannot make a TLS certificate for {self._host}: {error}") from error
 
-    def _sign(
-        self, csr_pem: str, device_id: str, device_name: str, serial_entropy: bytes, at_ms: int
-    ) -> SignedCertificate:
-        """Have a device's certificate issued by the authority that is active now."""
-        return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
+    def _trusted(self, authorities: Authorities) -> str:
+        return "".join([authorities.certificates_pem, *self._run.responder.chain_authorities()])
+
+    def _tls_context(self) -> ssl.SSLContext:
+        required = self._state.settings.tls.client_certificates == "required"
+        return tls.server_context(*self._server_files, self._authorities_pem, required=required)
+
+    def _made_certificate(self, authorities: Authorities) -> tuple[Path, Path]:
+        return tls.make_server_certificate(authorities.serving(now_ms()), self._host, self._state.path, now_ms())
+
+    def _take_up(self, authorities: Authorities) -> None:
+        """Trust these authorities from now on, and show a certificate of the one that signs ours."""
+        if self._trust is not None:
+            changed = authorities.serving(now_ms()).key_id != self._run.authorities.serving(now_ms()).key_id
+            if changed and not self._state.settings.tls.certificate:
+                self._server_files = self._made_certificate(authorities)
+            self._authorities_pem = self._trusted(authorities)
+            self._trust.renew()
 
     def _publish_event(self, event: ChainedEvent) -> None:
-        if event.kind in _AUTHORITIES_CHANGED:
-            self._take_up_authorities()
-        self._lists.note(event)
         self.broker.publish_event(event)
-
-    def _take_up_authorities(self) -> None:
-        """Sign and trust as the store says now, without a restart; what cannot be taken up leaves all as it was."""
-        try:
-            authorities = self._state.authorities()
-            if self._context is not None:
-                tls.trust(self._context, [authorities.certificates_pem])
-                changed = authorities.serving(now_ms()).key_id != self._authorities.serving(now_ms()).key_id
-                self._authorities = authorities
-                if changed and not self._state.settings.tls.certificate:
-                    self._context.load_cert_chain(*self._made_certificate(self._state.path))
-            self._authorities = authorities
-        except (StateError, StoreUnavailable, BrokerError, OSError) as error:
-            _log.error("the certificate authorities were not taken up; restart after this is repaired: %s", error)
-
-    def _tick(self) -> None:
-        """Publish audit events, of this process and of others."""
-        more = self._responder.tick()
-        self._checkpoints.tick(self._responder.published_seq)
-        self._lists.tick()
-        self.broker.flush()
-        delay = 0.0 if more else OUTBOX_INTERVAL_S
-        self._repeat(0, delay, self._tick)
-
-    async def _act(self, seq: int) -> None:
-        """Act on the audit chain up to this place; return when it had its effect. Raises `StoreUnavailable`."""
-        settled = asyncio.Event()
-        self._responder.catch_up(seq)
-        self.broker.flush()
-        self.broker.farewells.when_settled(seq, settled.set)
-        await settled.wait()
-        await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
+        self.broker.flush_soon()
 
     def _turn(self) -> None:
         """End what is overdue."""
         self.broker.turn()
-        self._repeat(1, 1.0, self._turn)
-
-    def _repeat(self, place: int, delay_s: float, function: Callable[[], None]) -> None:
-        if not self._stopping:
-            handle = asyncio.get_running_loop().call_later(delay_s, function)
-            self._ticks[place : place + 1] = [handle]
+        self._turn_handle = asyncio.get_running_loop().call_later(TURN_S, self._turn)
 
     async def stop(self) -> None:
         """Take no more connections, answer every accepted request, publish and sign the last events, say goodbye."""
-        self._stopping = True
-        for handle in self._ticks:
-            handle.cancel()
+        self._turn_handle.cancel()
         self._close_listeners()
-        self._responder.close()
-        loop = asyncio.get_running_loop()
-        if not await loop.run_in_executor(None, self._responder.join, DRAIN_TIMEOUT_S):
-            _log.error("some requests could not be committed within %d s", DRAIN_TIMEOUT_S)
-        await asyncio.sleep(0)  # the last answers are delivered before this goes on
-        self._responder.finish()
-        note = await loop.run_in_executor(None, self._checkpoints.write_now)
-        await loop.run_in_executor(None, self._lists.write_now)
-        if note is not None:
-            self.broker.publish_checkpoint(note)
-        self.broker.flush()
-        self.broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
-        try:
-            await asyncio.wait_for(self.broker.empty.wait(), CLOSE_TIMEOUT_S)
-        except TimeoutError:
-            self.broker.cut_off()
-            await self.broker.empty.wait()
-        await self._close_bell()
-        self._responder.release()
-
-    async def _close_bell(self) -> None:
-        if self._bell is not None:
-            await self._bell.close()
+        await self._run.finish()
+        await say_goodbye(self.broker)
+        await self._run.close()
 
     def _close_listeners(self) -> None:
         if self._listeners is not None:
             self._listeners.close()
+
+
+async def settled(broker: EmbeddedBroker, seq: int) -> None:
+    """Return when the sessions that this audit event ends are gone."""
+    over = asyncio.Event()
+    broker.flush()
+    broker.farewells.when_settled(seq, over.set)
+    await over.wait()
+    await asyncio.sleep(0)  # a connection that was ended is closed in the loop's next turn
+
+
+async def say_goodbye(broker: EmbeddedBroker) -> None:
+    """End all sessions; cut off who does not take leave in time."""
+    broker.flush()
+    broker.disconnect_all(ReasonCode.SERVER_SHUTTING_DOWN)
+    try:
+        await asyncio.wait_for(broker.empty.wait(), CLOSE_TIMEOUT_S)
+    except TimeoutError:
+        broker.cut_off()
+        await broker.empty.wait()
 
 
 def file_limit() -> int:

@@ -7,12 +7,12 @@ TLS listeners are accepted here: who is one too many is closed before a byte is 
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
+from mqttprov.brokers.tls import ClientTrust
 
 BACKLOG: Final = 4096  # the usual 100 turns a connection storm into seconds of SYN retries (amqtt-and-ceilings.md)
 TLS_HANDSHAKE_TIMEOUT_S: Final = 10.0
@@ -39,15 +39,15 @@ class Listeners:
         self._servers: list[asyncio.Server] = []
         self._tls: list[_TlsListener] = []
 
-    async def open(self, door: Door, host: str, port: int, context: ssl.SSLContext | None) -> str:
+    async def open(self, door: Door, host: str, port: int, tls: ClientTrust | None) -> str:
         """Listen; give the URL. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         sockets = await _bound(host, port)
         shown = f"[{host}]" if ":" in host else host
         url = f"{door.scheme}://{shown}:{sockets[0].getsockname()[1]}{door.path}"
         for sock in sockets:
-            if context is not None:
-                self._tls.append(_TlsListener(self._broker, door, sock, context))
+            if tls is not None:
+                self._tls.append(_TlsListener(self._broker, door, sock, tls))
             else:
                 server = await loop.create_server(
                     lambda: door.wrap(self._broker.new_connection()), sock=sock, backlog=BACKLOG
@@ -68,11 +68,11 @@ class Listeners:
 class _TlsListener:
     """Accepts on one socket and shakes hands."""
 
-    def __init__(self, broker: EmbeddedBroker, door: Door, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(self, broker: EmbeddedBroker, door: Door, sock: socket.socket, tls: ClientTrust) -> None:
         self._broker = broker
         self._door = door
         self._socket = sock
-        self._context = context
+        self._trust = tls
         self._loop = asyncio.get_running_loop()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
@@ -103,14 +103,15 @@ class _TlsListener:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(
+            transport, _ = await self._loop.connect_accepted_socket(
                 lambda: self._door.wrap(connection),
                 sock,
-                ssl=self._context,
+                ssl=self._trust.context(),
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S,
                 ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT_S,
             )
             entered = True
+            self._trust.settle(transport.get_extra_info("ssl_object"))
         except OSError as error:  # those of TLS are such, too
             _log.info("no TLS with %s: %s", connection.source, error)
         finally:

@@ -24,10 +24,11 @@ import uvloop
 
 from mqttprov.brokers.bell import Bell
 from mqttprov.brokers.chain_follower import ChainFollower
-from mqttprov.brokers.embedded import DRAIN_TIMEOUT_S, BrokerError, now_ms
+from mqttprov.brokers.embedded import BrokerError
 from mqttprov.brokers.gate_desk import SHARED_FILTERS, GateDesk
 from mqttprov.brokers.gate_link import BrokerAddress, Link, parse_url
 from mqttprov.brokers.mosquitto.trust_keeper import TrustKeeper
+from mqttprov.brokers.responder_run import DRAIN_TIMEOUT_S, now_ms
 from mqttprov.brokers.standing_link import GateRefused, StandingLink
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.core.permissions import RESPONSE_TOPIC

@@ -36,9 +36,10 @@ from mqttprov.core.permissions import (
     outward,
     topic_of_device,
 )
-from mqttprov.core.requests import Outcome
+from mqttprov.core.requests import Granted, Outcome
 from mqttprov.core.secrets import Keys
 from mqttprov.mqtt import ServerLimits, TopicError, is_shared, validate_topic_filter, validate_topic_name
+from mqttprov.responder.gathered import SEEN_INTERVAL_MS
 from mqttprov.responder.service import Responder
 
 MAX_PENDING_REQUESTS: Final = 8
@@ -77,6 +78,15 @@ class StockDesk:
         self._later = later
         self._limits = ServerLimits()
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._tell_seen_s = loop.time() + SEEN_INTERVAL_MS / 1000
+
+    def turn(self) -> None:
+        """End what is overdue, and once an hour tell which devices are connected; to be called about once a second."""
+        self.sessions.turn()
+        now_s = self._loop.time()
+        if now_s >= self._tell_seen_s:
+            self._tell_seen_s = now_s + SEEN_INTERVAL_MS / 1000
+            self.responder.seen(self.sessions.connected_devices())
 
     # --- logins ---
 
@@ -217,8 +227,11 @@ class StockDesk:
         handler = ours.handler
 
         def reply(payload: bytes, outcome: Outcome) -> None:
-            del outcome
             ours.pending_requests -= 1
+            if isinstance(outcome, Granted) and outcome.ended_before:
+                # What the last owner has open ends before the new one learns that the device is his (P7).
+                for former in self._older(outcome.device_id, outcome.ended_before):
+                    self.sessions.end(former)
             if ours.ended or handler is None or not self.sessions.holds(ours, handler):
                 return
             ours.deadline = self._loop.time() + PROVISIONING_TIMEOUT_S
@@ -285,6 +298,8 @@ class StockDesk:
             self.farewells.begin(event, self._ended_by(event))
         elif event.kind == EventKind.ROTATION_REQUESTED:
             self._ask_to_rotate(self.sessions.of_device(event.device_id or ""), event.seq)
+        elif event.kind == EventKind.LABELLED:
+            self._relabel(event)
         self._tell_listeners(AUDIT_PREFIX + event.kind, f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode(), 1)
 
     def publish_checkpoint(self, note: str) -> None:
@@ -300,7 +315,21 @@ class StockDesk:
             generation = parse_body(event.body)[1].generation or 0
         except ValueError:  # damaged in the store: rather one login too many
             return sessions
+        return self._older(event.device_id or "", generation)
+
+    def _older(self, device_id: str, generation: int) -> list[StockSession]:
+        sessions = self.sessions.of_device(device_id)
         return [ours for ours in sessions if ours.principal is None or ours.principal.generation < generation]
+
+    def _relabel(self, event: ChainedEvent) -> None:
+        """Let the sessions of a device know its new labels; it is told when it asks."""
+        try:
+            labels = parse_body(event.body)[1].labels or {}
+        except ValueError:  # damaged in the store: they keep what they had at their login
+            return
+        for ours in self.sessions.of_device(event.device_id or ""):
+            if ours.principal is not None:
+                ours.principal = msgspec.structs.replace(ours.principal, labels=labels)
 
     def _ask_to_rotate(self, sessions: list[StockSession], number: int) -> None:
         called = self.call(sessions, number, WIPE_CALL)

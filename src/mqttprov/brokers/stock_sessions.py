@@ -5,7 +5,7 @@ What they may do and hear is not decided here.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from mqttprov.brokers.amqtt_seam import (
@@ -58,6 +58,12 @@ class StockSessions:
     def of_device_named(self, name: str) -> list[StockSession]:
         """Give the sessions of the device with this name."""
         return list(self._by_identity.get(f"name:{name}", ()))
+
+    def connected_devices(self) -> Iterator[str]:
+        """Give the ids of the devices that are connected."""
+        for ours in self._by_key.values():
+            if ours.handler is not None and ours.principal is not None and ours.principal.device_id:
+                yield ours.principal.device_id
 
     def listeners(self) -> list[StockSession]:
         """Give the sessions of operators and observers."""

@@ -1,38 +1,116 @@
 """TLS of the embedded broker: its own certificate, and the client certificates that it lets through.
 
-A device may come without a certificate (to provision, or with a token) and with one. Certificates that devices made
-themselves or were imported with are trusted each by itself: with `VERIFY_X509_PARTIAL_CHAIN` any certificate can be an
-anchor, and new ones are added to the live context (thingsboard.md section 12); so are the authorities of profiles. Who
-it is and whether it may is decided at CONNECT.
+A device may come without a certificate (to provision, or with a token) and with one. Certificates that authorities
+issued (ours, those of profiles) are verified by OpenSSL as ever. Those that devices registered or were imported with
+stand each for itself, most of them self-signed and by the hundred thousand, often all with one subject
+(thingsboard.md section 12): the store is asked for the one that a handshake shows, and only that one becomes an anchor
+(`VERIFY_X509_PARTIAL_CHAIN`). Loading them all costs the square of their number, and so does a directory (`capath`)
+for those of one subject: OpenSSL reads all of them for the first handshake. Who it is and whether it may is decided at
+CONNECT.
 """
 
+import logging
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
+from mqttprov.core.audit import EventKind
 from mqttprov.pki.authority import Authority
 
+CHANGES_AUTHORITIES: Final = frozenset(
+    {
+        EventKind.AUTHORITY_CREATED,
+        EventKind.AUTHORITY_ROTATED,
+        EventKind.AUTHORITY_RETIRED,
+        EventKind.PROFILE_CREATED,
+        EventKind.PROFILE_UPDATED,
+    }
+)
+MAX_ANCHORS: Final = 64  # for a context: each costs it memory, and time in all its handshakes
+_HANDSHAKE: Final = 22  # RFC 8446 section 5.1
+_CERTIFICATE: Final = 11  # RFC 8446 section 4, RFC 5246 section 7.4
+_HEADER_BYTES: Final = 4
+_NO_COMPRESSED_CERTIFICATES: Final = 1 << 33  # SSL_OP_NO_RX_CERTIFICATE_COMPRESSION (OpenSSL 3.2): they are read here
 
-def server_context(certificate: Path, private_key: Path, *, required: bool) -> ssl.SSLContext:
-    """Make the listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError.
+_log = logging.getLogger(__name__)
 
-    `required` turns clients without a certificate away in the handshake.
+
+def server_context(certificate: Path, private_key: Path, authorities: str, *, required: bool) -> ssl.SSLContext:
+    """Make a listener's context: TLS 1.2 (the vendor's gateway speaks nothing newer) or 1.3. Raises OSError.
+
+    It takes client certificates of these authorities (PEM). `required` turns clients without a certificate away in the
+    handshake.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | _NO_COMPRESSED_CERTIFICATES
     context.load_cert_chain(certificate, private_key)
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=authorities)
     return context
 
 
-def trust(context: ssl.SSLContext, certificates: Iterable[str]) -> None:
-    """Accept these client certificates (PEM), and what they issued, in handshakes from now on."""
-    pem = "\n".join(certificates)
-    if pem:
-        context.load_verify_locations(cadata=pem)
+class ClientTrust:
+    """The contexts of TLS listeners, one after another: each takes in what a bounded number of handshakes showed.
+
+    `make` makes one that knows the authorities alone and raises OSError; `knows` tells whether a certificate (DER)
+    stands for itself.
+    """
+
+    def __init__(self, make: Callable[[], ssl.SSLContext], knows: Callable[[bytes], bool]) -> None:
+        self._make = make
+        self._knows = knows
+        self.renew()
+
+    def renew(self) -> None:
+        """Make new contexts: something else is trusted from now on. Raises OSError, and all stays as it was."""
+        settled, context = self._make(), self._make()
+        # Python tells nobody what it verifies, but has a hook for debuggers, before OpenSSL looks at a message.
+        context._msg_callback = self._on_message  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public one
+        self._settled, self._context = settled, context
+        self._anchors = 0
+
+    def context(self) -> ssl.SSLContext:
+        """Give the context for a handshake that begins now."""
+        if self._anchors >= MAX_ANCHORS:
+            try:
+                self.renew()
+            except OSError as error:
+                self._anchors = 0
+                _log.error("TLS goes on with what was read before: %s", error)
+        return self._context
+
+    def settle(self, connection: ssl.SSLObject) -> None:
+        """Have a connection be done with its handshake: no message of it is looked at any more."""
+        connection.context = self._settled
+
+    def _on_message(
+        self, connection: ssl.SSLObject, direction: str, version: int, content_type: int, message_type: int, data: bytes
+    ) -> None:
+        if direction != "read" or content_type != _HANDSHAKE or message_type != _CERTIFICATE:
+            return
+        certificate = shown_certificate(data, tls13=version == ssl.TLSVersion.TLSv1_3)
+        if certificate is not None and self._knows(certificate):
+            self._anchors += 1
+            connection.context.load_verify_locations(cadata=certificate)
+
+
+def shown_certificate(message: bytes, *, tls13: bool) -> bytes | None:
+    """Give the first certificate (DER) of a Certificate message, None when there is none in it.
+
+    The forms are those of RFC 8446 section 4.4.2 and RFC 5246 section 7.4.2; that it is well formed is for OpenSSL.
+    """
+    at = _HEADER_BYTES
+    if tls13:
+        at += 1 + int.from_bytes(message[at : at + 1])  # certificate_request_context
+    at += 3  # length of the list
+    size = int.from_bytes(message[at : at + 3])
+    certificate = bytes(message[at + 3 : at + 3 + size])
+    return certificate if certificate and len(certificate) == size else None
 
 
 def make_server_certificate(authority: Authority, host: str, folder: Path, now_ms: int) -> tuple[Path, Path]:

@@ -5,16 +5,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mqttprov.admin import now_ms
+from mqttprov.admin import Finding, Told
 from mqttprov.cli import values
 from mqttprov.cli.errors import Exit
 from mqttprov.cli.output import cell, emit, emit_json, emit_json_rows, iso_time
-from mqttprov.cli.state import JsonOption, StateOption, reading
-from mqttprov.core.audit import ChainedEvent, parse_body
-from mqttprov.core.explain import advice, sentence, state_sentence
-from mqttprov.core.hygiene import MEANINGS, Finding
-from mqttprov.responder.report import report as find
-from mqttprov.responder.story import find_story
+from mqttprov.cli.state import JsonOption, StateOption, administering
+from mqttprov.core.hygiene import MEANINGS
 
 _SHOWN_ROWS: Final = 10
 
@@ -30,9 +26,9 @@ def explain(
 
     With --json an array: one object per event, with the sentence.
     """
-    with reading(state) as reader:
-        story = find_story(reader, ref_or_device)
-        told = map(_told, story.events)
+    with administering(state) as admin:
+        story = admin.explain(ref_or_device)
+        told = map(_told, story.told())
         if json:
             emit_json_rows(told)
             return
@@ -40,18 +36,14 @@ def explain(
             emit(f"{fields['at']}  #{fields['seq']}  {fields['sentence']}")
             if fields["advice"]:
                 emit(f"    What to do: {fields['advice']}")
-        device = story.device
-        if device is not None:
-            emit(state_sentence(device.name, device.state, device.profile, device.owner))
+        standing = story.standing()
+        if standing is not None:
+            emit(standing)
 
 
-def _told(stored: ChainedEvent) -> dict[str, Any]:
-    fields: dict[str, Any] = {"seq": stored.seq, "at": iso_time(stored.at_ms), "kind": stored.kind}
-    try:
-        _, event = parse_body(stored.body)
-    except ValueError as error:
-        return fields | {"sentence": f"Unreadable: {error}; run 'mqttprov audit verify'.", "advice": None}
-    return fields | {"sentence": sentence(event), "advice": advice(event)}
+def _told(told: Told) -> dict[str, Any]:
+    fields = {"seq": told.seq, "at": iso_time(told.at_ms), "kind": told.kind}
+    return fields | {"sentence": told.sentence, "advice": told.advice}
 
 
 def report(
@@ -70,8 +62,8 @@ def report(
     client id, failed attempts by source, names used again, devices without owner or not enrolled in time, registration
     tokens near their limit or unused.
     """
-    with reading(state) as reader:
-        findings = find(reader, now_ms=now_ms(), within_ms=values.duration_ms(within))
+    with administering(state) as admin:
+        findings = admin.report(within_ms=values.duration_ms(within))
     if json:
         emit_json([_record(finding) for finding in findings])
     else:

@@ -5,23 +5,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from mqttprov.admin import BrokenChain, Checkpoints, Conflict, TornExport, kept_checkpoints, verify_export
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import cell, emit, emit_fields, emit_json, escaped, iso_time, say
-from mqttprov.cli.state import JsonOption, StateOption, opened, reading, state_path
-from mqttprov.core.audit import BrokenChain, ChainedEvent, ChainHead, CutTail, Event, parse_body, verify
-from mqttprov.core.checkpoint import BadCheckpoint, parse_verifier_key, read_checkpoints
-from mqttprov.core.export import MAX_LINE_BYTES, TornExport, export_line, read_export
-from mqttprov.responder.state_directory import AUDIT_PUBLIC_KEY, CHECKPOINTS
-from mqttprov.store.protocol import Conflict
+from mqttprov.cli.state import JsonOption, StateOption, administering, state_path
+from mqttprov.core.audit import ChainedEvent, Event, parse_body
+from mqttprov.responder.state_directory import AUDIT_PUBLIC_KEY
 
 _LINES_PER_WRITE: Final = 500
-_MAX_KEY_BYTES: Final = 1024
 # What a spreadsheet takes for the beginning of a formula (security.md SD-15).
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 _FIELDS: Final = tuple(name for name in Event.__struct_fields__ if name not in {"kind", "at_ms"})
@@ -45,8 +41,8 @@ def export(
     state: StateOption = None,
 ) -> None:
     """Write all audit events, oldest first. jsonl lines hold seq, body and hash: all that verifying needs."""
-    with reading(state) as reader:
-        lines = _csv_lines(reader.events()) if format_ is ExportFormat.CSV else map(export_line, reader.events())
+    with administering(state) as admin:
+        lines = _csv_lines(admin.events()) if format_ is ExportFormat.CSV else admin.export_audit()
         if output is None:
             _write(lines, sys.stdout.write)
             sys.stdout.flush()
@@ -138,23 +134,29 @@ def verify_(
     Says how many there are and the last hash. A cut-off end, or a record that was written anew, shows only against
     checkpoints.
     """
-    if from_ is None and checkpoints is None:
-        own = state_path(state) / CHECKPOINTS
-        checkpoints = own if own.exists() else None
-    marks = _marks(checkpoints, key or state_path(state) / AUDIT_PUBLIC_KEY) if checkpoints else {}
     try:
-        if from_ is not None:
-            head = _verify_export(from_, marks)
+        if from_ is None:
+            with administering(state) as admin:
+                against = _told(admin.checkpoints(checkpoints, key))
+                head = admin.verify_audit(against)
         else:
-            with reading(state) as reader:
-                head = verify(reader.events(), checkpoints=marks)
+            against = Checkpoints()
+            if checkpoints is not None:
+                against = _told(kept_checkpoints(checkpoints, key or state_path(state) / AUDIT_PUBLIC_KEY))
+            head = verify_export(from_, against)
     except (BrokenChain, TornExport) as error:
         if not json:
             raise
         emit_json(_bad(error))
         raise typer.Exit(Exit.FAILED) from error
-    fields = {"verified": True, "events": head.seq, "head": head.hash, "checkpoints": len(marks)}
+    fields = {"verified": True, "events": head.seq, "head": head.hash, "checkpoints": len(against.heads)}
     (emit_json if json else emit_fields)(fields)
+
+
+def _told(checkpoints: Checkpoints) -> Checkpoints:
+    if checkpoints.torn:
+        say("The checkpoints end with a torn checkpoint (written halfway), which is left out.")
+    return checkpoints
 
 
 def _bad(error: BrokenChain | TornExport) -> dict[str, Any]:
@@ -163,74 +165,31 @@ def _bad(error: BrokenChain | TornExport) -> dict[str, Any]:
     return {"verified": False, "torn": True, "why": str(error)}
 
 
-def _verify_export(path: Path, marks: dict[int, str]) -> ChainHead:
-    """Verify what of an export is whole, and only then complain about its torn end."""
-    torn: list[TornExport] = []
-
-    def whole(lines: Iterable[bytes]) -> Iterator[ChainedEvent]:
-        try:
-            yield from read_export(lines)
-        except TornExport as error:
-            torn.append(error)
-
-    with path.open("rb") as file:
-        lines = iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
-        try:
-            head = verify(whole(lines), checkpoints=marks)
-        except CutTail:
-            if not torn:
-                raise
-        if torn:
-            raise torn[0]
-        return head
-
-
-def _marks(path: Path, key_path: Path) -> dict[int, str]:
-    from mqttprov.pki.note_key import verify_signature  # noqa: PLC0415 - cryptography, which most verbs do without
-
-    try:
-        with key_path.open("rb") as file:
-            key = parse_verifier_key(file.read(_MAX_KEY_BYTES).decode("utf-8", "replace"))
-    except OSError as error:
-        raise Failure(f"{key_path} cannot be read: {error.strerror}; name the audit's public key with --key") from error
-    except BadCheckpoint as error:
-        raise BadCheckpoint(f"{key_path}: {error}") from None
-    try:
-        with path.open(encoding="utf-8") as file:
-            marks, torn = read_checkpoints(file, key, verify_signature)
-    except (BadCheckpoint, UnicodeDecodeError) as error:
-        raise BadCheckpoint(f"{path}: {error}") from error
-    if torn:
-        say(f"{path} ends with a torn checkpoint, which is left out")
-    return marks
-
-
 def checkpoint(state: StateOption = None, json: JsonOption = False) -> None:
     """Sign how many audit events there are and the last hash; appended to `checkpoints` and printed.
 
     Keep a copy outside this machine. `serve` writes one by itself every 1,000 events or 60 s, when there is news.
     """
-    from mqttprov.responder.checkpoints import CheckpointRefused, CheckpointWriter  # noqa: PLC0415 - as above
+    from mqttprov.responder.checkpoints import CheckpointRefused  # noqa: PLC0415 - cryptography, for this verb only
 
-    with opened(state) as directory:
-        writer = CheckpointWriter(directory.store, directory.audit_signer(os.urandom), directory.checkpoints_path)
+    with administering(state) as admin:
         try:
-            note = writer.write()
+            events, note = admin.write_checkpoint()
         except CheckpointRefused as error:
             raise Failure(str(error)) from error
-        if note is None:
-            say(f"Nothing happened since the last checkpoint, of {writer.last_size()} events.")
-        if json:
-            emit_json({"written": note is not None, "events": writer.last_size(), "note": note})
-        elif note is not None:
-            for line in note.splitlines():
-                emit(line)
+    if note is None:
+        say(f"Nothing happened since the last checkpoint, of {events} events.")
+    if json:
+        emit_json({"written": note is not None, "events": events, "note": note})
+    elif note is not None:
+        for line in note.splitlines():
+            emit(line)
 
 
 def key(state: StateOption = None, json: JsonOption = False) -> None:
     """Print the public key that verifies checkpoints (a C2SP verifier key); it is also in `audit-key.pub`."""
-    with opened(state) as directory:
-        public = directory.audit_signer(os.urandom).verifier_key
+    with administering(state) as admin:
+        public = admin.audit_key()
     if json:
         emit_json({"name": public.name, "key": str(public)})
     else:

@@ -15,7 +15,7 @@ from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import cell, emit_columns, emit_fields, emit_json, emit_json_rows, record, say
 from mqttprov.cli.progress import progress
 from mqttprov.cli.secret_files import SecretSheet, new_secret_file, secret_sheet
-from mqttprov.cli.state import JsonOption, StateOption, administering, caring, reading
+from mqttprov.cli.state import JsonOption, OnlyStateDirOption, StateOption, administering, caring, reading
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
 
@@ -52,7 +52,14 @@ def list_(
         list[str] | None,
         typer.Option(metavar="K=V|K!=V|K", help="Devices whose label is so, is not so, or exists; repeatable."),
     ] = None,
-    in_state: Annotated[LifecycleState | None, typer.Option(help="Devices in this lifecycle state only.")] = None,
+    state: Annotated[
+        LifecycleState | None,
+        typer.Option(
+            metavar="|".join(LifecycleState),
+            help="Devices in this lifecycle state only.",
+            parser=values.lifecycle_state,
+        ),
+    ] = None,
     owner: Annotated[str | None, typer.Option(metavar="O", help="Devices of this owner only.")] = None,
     profile: Annotated[str | None, typer.Option(metavar="P", help="Devices of this profile only.")] = None,
     stale: Annotated[
@@ -69,14 +76,14 @@ def list_(
     page: Annotated[
         str | None, typer.Option(metavar="ID", help="The page that begins behind this, as the page before told.")
     ] = None,
-    state: StateOption = None,
+    state_dir: OnlyStateDirOption = None,
     json: JsonOption = False,
 ) -> None:
     """List devices, oldest first. All conditions have to hold; a device without a label K is among those K!=V.
 
-    With --stale decommissioned devices are listed only by --in-state decommissioned.
+    With --stale decommissioned devices are listed only by --state decommissioned. The state directory is --state-dir.
     """
-    wanted: dict[str, Any] = {"labels": label or (), "state": in_state, "owner": owner, "profile": profile}
+    wanted: dict[str, Any] = {"labels": label or (), "state": state, "owner": owner, "profile": profile}
     wanted["unseen_for_ms"] = None if stale is None else values.duration_ms(stale)
     last: list[str] = []
 
@@ -85,7 +92,7 @@ def list_(
             last[:] = [row.id]
             yield record(row)
 
-    with administering(state) as admin:
+    with administering(state_dir) as admin:
         rows = page_of(admin.devices(**wanted, after=page, limit=limit))
         if json:
             emit_json_rows(rows)
@@ -316,7 +323,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="CSV",
-            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate (PEM file), claim_secret.",
+            help="Columns: name, and any of profile, owner, labels (k=v;k=v), certificate or public_key (PEM file), "
+            "claim_secret.",
         ),
     ],
     profile: Annotated[str | None, typer.Option(metavar="P", help="Profile of lines that name none.")] = None,

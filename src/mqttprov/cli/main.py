@@ -39,7 +39,7 @@ NAMES: Final = (*_VERBS, *_NOUNS)
 def _before_the_verb(
     state_directory: Annotated[
         Path | None,
-        typer.Option("--state", metavar="DIR", help="State directory; may also follow the verb.", show_default=False),
+        typer.Option("--state-dir", "--state", metavar="DIR", help="State directory; may also follow the verb."),
     ] = None,
 ) -> None:
     """Turn a provision key and secret into a device identity over MQTT."""

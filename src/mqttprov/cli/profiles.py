@@ -16,7 +16,7 @@ from mqttprov.admin import (
     ReprovisionPolicy,
     Strategy,
 )
-from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record, say
+from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, record
 from mqttprov.cli.state import JsonOption, StateOption, administering
 from mqttprov.cli.tokens import tell_token
 
@@ -136,12 +136,14 @@ def update(
     ] = None,
     ca: CaOption = None,
     state: StateOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Change what factory identities may; '--ca' replaces all authorities."""
     with administering(state) as admin:
         authorities = None if ca is None else _authorities(ca)
-        profile = admin.update_profile(name, rotate_on_first_use=rotate_on_first_use, authorities=authorities)
-    say(f"Profile {profile.name!r} is changed.")
+        admin.update_profile(name, rotate_on_first_use=rotate_on_first_use, authorities=authorities)
+        row = admin.profile(name)
+    (emit_json if json else emit_fields)(_record(row))
 
 
 @app.command("list")

@@ -24,7 +24,8 @@ Made by `python -m mqttprov.cli.reference > docs/reference/cli.md`; a test holds
 verb prints one JSON value, lists print one array; times are ISO 8601 in UTC. Secrets are never given on the command
 line: they come from files or standard input, and those that are made are shown once.
 
-The state directory is what `--state` says (before or after the verb), else `MQTTPROV_STATE`, else `./mqttprov-state`.
+The state directory is what `--state-dir` says (before or after the verb), else `MQTTPROV_STATE`, else
+`./mqttprov-state`. `--state` is short for it, also before the verb; but behind `device list` it is the lifecycle state.
 Verbs on it work beside a running `mqttprov serve`. Durations are written `90s`, `45m`, `12h` or `30d`.
 
 ## Exit statuses
@@ -79,7 +80,7 @@ def _parameter(parameter: inspect.Parameter) -> tuple[str, str, bool]:
     given = (info.default, *(info.param_decls or ()))
     names = [name for name in given if isinstance(name, str) and name.startswith("-")]
     names = names or [f"--{parameter.name.replace('_', '-')}"]
-    value = "" if kind is bool else f" {info.metavar or _metavar(kind)}"
+    value = "" if bool in {kind, *get_args(kind)} else f" {info.metavar or _metavar(kind)}"
     shown = ", ".join(names) + value.replace("|", "\\|")
     return shown, text + _default(parameter.default, info), False
 

@@ -19,14 +19,18 @@ ENVIRONMENT: Final = "MQTTPROV_STATE"
 _DEFAULT: Final = Path("mqttprov-state")
 _HELP: Final = f"State directory; else ${ENVIRONMENT}, else ./{_DEFAULT}."
 
-StateOption = Annotated[Path | None, typer.Option("--state", metavar="DIR", help=_HELP, show_default=False)]
+StateOption = Annotated[
+    Path | None, typer.Option("--state-dir", "--state", metavar="DIR", help=_HELP, show_default=False)
+]
+# Where `--state` is the lifecycle state of devices.
+OnlyStateDirOption = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help=_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _before_the_verb: list[Path | None] = [None]
 
 
 def remember_state(path: Path | None) -> None:
-    """Keep what `--state` said before the verb; the verb's own `--state` wins over it."""
+    """Keep what `--state-dir` said before the verb; the verb's own wins over it."""
     _before_the_verb[0] = path
 
 

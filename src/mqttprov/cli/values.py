@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import typer
 
+from mqttprov.admin import LifecycleState
 from mqttprov.cli.errors import Exit, Failure
 
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
@@ -56,6 +57,15 @@ def label_changes(given: Sequence[str]) -> dict[str, str | None]:
             raise typer.BadParameter(f"label {key!r} is given twice; give it once")
         changes[key] = None
     return changes
+
+
+def lifecycle_state(text: str) -> LifecycleState:
+    """Read the name of a lifecycle state. Raises a usage error."""
+    try:
+        return LifecycleState(text)
+    except ValueError:
+        known = ", ".join(LifecycleState)
+        raise typer.BadParameter(f"{text!r} is none of {known}; a state directory is given by --state-dir") from None
 
 
 def whole_number(text: str) -> int:

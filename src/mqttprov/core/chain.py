@@ -79,7 +79,7 @@ def _enrol(arrival: ChainArrival, facts: Facts, context: Context) -> Enrolment:
         CredentialsType.X509_CERTIFICATE,
         login_key,
         context.keys.mac("chain-proof", certificate.fingerprint),
-        # Not kept: its authority is trusted in TLS, which gets slow when it trusts thousands each by itself.
+        # Not kept: TLS trusts it by its authority, and no longer than that.
         public_key=certificate.public_key,
         supplied=True,
         issued_ms=now_ms,

@@ -22,7 +22,7 @@ _CREDENTIALS: Final[Mapping[str, str]] = {
 _STATES: Final[Mapping[str, str]] = {
     LifecycleState.MANUFACTURED: "it is known but has not provisioned itself yet",
     LifecycleState.PROVISIONED: "it was given credentials and has not logged in with them yet",
-    LifecycleState.ACTIVE: "it has logged in with credentials that it was given",
+    LifecycleState.ACTIVE: "it has logged in with its credentials",
     LifecycleState.SUSPENDED: "it may not connect until it is resumed",
     LifecycleState.DECOMMISSIONED: "it has ended; its name stays taken",
 }
@@ -93,8 +93,8 @@ _REFUSALS: Final[Mapping[str, tuple[str, str]]] = {
         "and secret."),
     ),
     Reason.OTHER_KEY: (
-        "the device was provisioned before, and it did not prove the key that it had then",
-        "It must send a signing request (csr) made with the same key. If its key is new: somebody may pose as it.",
+        "the device has a key, of its factory or of the credentials before, and the request did not prove it",
+        "It must send a signing request (csr) made with that key. If its key is new: somebody may pose as it.",
     ),
     Reason.CLAIM_NEEDED: (
         "the device has a claim secret of its own, and the token's secret came instead of it",
@@ -237,11 +237,15 @@ def _credentials(event: Event) -> str:
     return f"{what} (generation {event.generation})"
 
 
-def _provisioned(event: Event) -> str:
+def _provisioned(event: Event, given: str) -> str:
+    """Say how a device came to credentials, or came with one; without the end of the sentence."""
     counted = f", registration {event.registration} of it" if event.registration is not None else ""
     shown = f"its {event.text}, which stands for " if event.text in {BY_FACTORY_IDENTITY, BY_CHAIN} else ""
     token = f"{shown}{_token(event)} of {_profile(event)}{counted}"
-    return f"{_device(event)} asked{_from(event)} with {token}, and was given "
+    if event.text == BY_CHAIN:
+        it = f"the certificate is now its credential (generation {event.generation})"
+        return f"{_device(event)} connected{_from(event)} with {token}: {it}, and it is active"
+    return f"{_device(event)} asked{_from(event)} with {token}, and was given {given}, {_credentials(event)}"
 
 
 def _refused(event: Event) -> str:
@@ -323,9 +327,9 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.TOKEN_REVOKED: lambda e: f"{e.actor} revoked {_token(e)} of {_profile(e)}.",
     EventKind.OPERATOR_CREATED: lambda e: f"{e.actor} made an MQTT login: {e.text}.",
     EventKind.DEVICE_CREATED: lambda e: f"{e.actor} made {_device(e)} in {_profile(e)}; it may now provision itself.",
-    EventKind.PROVISIONED: lambda e: f"{_provisioned(e)}its first credentials, {_credentials(e)}.",
-    EventKind.REPROVISIONED: lambda e: f"{_provisioned(e)}new credentials, {_credentials(e)}.",
-    EventKind.REPEATED: lambda e: f"{_provisioned(e)}the same credentials once more, {_credentials(e)}.",
+    EventKind.PROVISIONED: lambda e: f"{_provisioned(e, 'its first credentials')}.",
+    EventKind.REPROVISIONED: lambda e: f"{_provisioned(e, 'new credentials')}.",
+    EventKind.REPEATED: lambda e: f"{_provisioned(e, 'the same credentials once more')}.",
     EventKind.REFUSED: _refused,
     EventKind.LIMITED: lambda e: (
         f"{_times(e, 'request')} {'was' if e.count == 1 else 'were'} turned away unread: too "
@@ -345,7 +349,7 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.TRANSFER_OFFERED: _transfer("offered {device} of {owner} to {to_owner}, who needs the claim code"),
     EventKind.TRANSFER_CANCELLED: _transfer("took back the offer of {device} of {owner} to {to_owner}"),
     EventKind.TRANSFER_COMPLETED: lambda e: (
-        f"{_provisioned(e)}new credentials, {_credentials(e)}: it has passed from {_owner(e.owner)} to "
+        f"{_provisioned(e, 'new credentials')}: it has passed from {_owner(e.owner)} to "
         f"{_owner(e.to_owner)}, and older generations have ended."
     ),
     EventKind.LABELLED: _labelled,

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
@@ -106,6 +106,18 @@ def load_csr(pem: str) -> tuple[x509.CertificateSigningRequest, AllowedKey]:
     if not proven:
         raise BadCertificate("the signing request is not signed with its own key; sign it with the device's key")
     return request, public_key
+
+
+def inspect_public_key(pem: str) -> str:
+    """Give the SHA-256 (hex) of a device's public key. Raises `BadCertificate`."""
+    _only_block(pem, "public key", ("PUBLIC KEY",))
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise BadCertificate("the public key cannot be read; give one SubjectPublicKeyInfo as PEM text") from None
+    if not isinstance(key, AllowedKey):
+        raise BadCertificate(f"this kind of key is not allowed; {_ALLOWED}")
+    return key_hash(check_key(key, "device"))
 
 
 def key_hash(key: AllowedKey) -> str:

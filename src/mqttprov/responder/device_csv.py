@@ -10,15 +10,15 @@ from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import SuppliedCertificate
 from mqttprov.responder.device_import import ImportLine, LineFault
 
-COLUMNS: Final = ("name", "profile", "owner", "labels", "certificate", "claim_secret")
+COLUMNS: Final = ("name", "profile", "owner", "labels", "certificate", "public_key", "claim_secret")
 
 
 def read_devices(file: TextIO, folder: Path, *, profile: str | None, now_ms: int) -> Iterator[ImportLine | LineFault]:
     """Read a list line by line; `profile` is for lines that name none.
 
-    A `file` opened with `surrogateescape` lets lines that are not UTF-8 be faults of their own. `certificate` names a
-    PEM file, relative to `folder`; labels are written `k=v;k=v`. Raises `InvalidName` at once when the heading is not
-    one of ours.
+    A `file` opened with `surrogateescape` lets lines that are not UTF-8 be faults of their own. `certificate` and
+    `public_key` name a PEM file, relative to `folder`; labels are written `k=v;k=v`. Raises `InvalidName` at once when
+    the heading is not one of ours.
     """
     rows = csv.reader(file)
     heading = next(rows, [])
@@ -62,8 +62,11 @@ def _line(number: int, fields: Mapping[str, str], folder: Path, profile: str | N
     wanted = fields.get("profile") or profile
     if wanted is None:
         raise InvalidName("it names no profile; fill the column 'profile' or give --profile for all such lines")
-    path = fields.get("certificate")
+    if "certificate" in fields and "public_key" in fields:
+        raise InvalidName("it names both a certificate and a public key; the certificate is enough")
+    path, key_path = fields.get("certificate"), fields.get("public_key")
     certificate = None if path is None else _certificate(folder / path, now_ms)
+    public_key = None if key_path is None else _public_key(folder / key_path)
     return ImportLine(
         number,
         fields.get("name", ""),
@@ -71,7 +74,7 @@ def _line(number: int, fields: Mapping[str, str], folder: Path, profile: str | N
         fields.get("owner"),
         _labels(fields.get("labels", "")),
         fields.get("claim_secret"),
-        certificate.public_key if certificate else None,
+        certificate.public_key if certificate else public_key,
         certificate.pem if certificate else None,
     )
 
@@ -90,9 +93,23 @@ def _certificate(path: Path, now_ms: int) -> SuppliedCertificate:
     from mqttprov.pki.inspect import BadCertificate, inspect_certificate  # noqa: PLC0415 - X.509 takes long to load
 
     try:
-        with path.open(encoding="utf-8") as file:
-            return inspect_certificate(file.read(MAX_PEM_CHARS + 1), now_ms)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidName(f"the certificate {path.name!r} cannot be read: {error}") from error
+        return inspect_certificate(_text(path, "certificate"), now_ms)
     except BadCertificate as error:
         raise InvalidName(f"the certificate {path.name!r} cannot be used: {error}") from error
+
+
+def _public_key(path: Path) -> str:
+    from mqttprov.pki.inspect import BadCertificate, inspect_public_key  # noqa: PLC0415 - the same
+
+    try:
+        return inspect_public_key(_text(path, "public key"))
+    except BadCertificate as error:
+        raise InvalidName(f"the public key {path.name!r} cannot be used: {error}") from error
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_PEM_CHARS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidName(f"the {what} {path.name!r} cannot be read: {error}") from error

@@ -23,9 +23,9 @@ _LINES_PER_TRANSACTION: Final = 500  # a serving broker waits no longer for the 
 
 
 class ImportLine(msgspec.Struct, frozen=True):
-    """One device of a list. `number` is its line; `factory_key` the SHA-256 (hex) of its certificate's public key.
+    """One device of a list. `number` is its line; `factory_key` the SHA-256 (hex) of its factory's public key.
 
-    `certificate` is that certificate (PEM), by which it may provision itself over TLS.
+    `certificate` is a certificate of that key (PEM), by which it may provision itself over TLS.
     """
 
     number: int
@@ -191,7 +191,7 @@ class DeviceImport(Acting):
             "profile": device.profile_id == profile.id,
             "owner": device.owner == line.owner,
             "labels": same_labels,
-            "certificate": device.factory_key == line.factory_key,
+            "certificate or public key": device.factory_key == line.factory_key,
             "claim secret": same_claim,
             "state": device.state is not LifecycleState.DECOMMISSIONED,
         }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from mqttprov.core.audit import CHANGES_LOGINS, GRANTS, ChainedEvent, Event, EventKind
-from mqttprov.core.credentials import Sign
+from mqttprov.core.credentials import Sign, certificate_login_key
 from mqttprov.core.factory import asked_by
 from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import CredentialsType, LifecycleState
@@ -23,7 +23,8 @@ from mqttprov.core.requests import (
     Refused,
     refused,
 )
-from mqttprov.core.secrets import Keys
+from mqttprov.core.secrets import Keys, fingerprint
+from mqttprov.pki.inspect import BadCertificate, inspect_presented
 from mqttprov.responder.device_life import obstacle
 from mqttprov.responder.gathered import (
     FIGHT_INTERVAL_S,
@@ -327,9 +328,24 @@ class Responder:
         """How far the audit events are published."""
         return self._outbox.seq if self._outbox else 0
 
-    def certificates(self) -> list[str]:
-        """Give the PEM certificates that open a TLS connection."""
-        return self._reader.certificates()
+    def knows_certificate(self, der: bytes) -> bool:
+        """Tell whether a certificate stands for itself in TLS: a device registered it, or was imported with its key.
+
+        Also when that has ended: at CONNECT it is refused, and the audit told of it.
+        """
+        try:
+            if self._reader.knows_certificate(certificate_login_key(self._keys, fingerprint(der))):
+                return True
+            return bool(self._reader.factory_devices(public_key=inspect_presented(der).public_key))
+        except BadCertificate:
+            return False
+        except StoreUnavailable as error:
+            _log.error("a client certificate is not known in TLS: %s", error)
+            return False
+
+    def chain_authorities(self) -> list[str]:
+        """Give the authorities (PEM) whose certificates make devices, one text for each profile."""
+        return [facts.chain.authorities for facts in self._reader.chains()]
 
     def new_certificates(self, event: ChainedEvent) -> list[str]:
         """Give the PEM certificates that open a TLS connection since this event, whoever made it happen."""

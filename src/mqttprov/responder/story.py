@@ -6,10 +6,21 @@ from typing import Final
 import msgspec
 
 from mqttprov.core.audit import ChainedEvent, parse_body
+from mqttprov.core.explain import advice, sentence, state_sentence
 from mqttprov.responder.administration import NotFound
 from mqttprov.store.protocol import DeviceRow, Reader
 
 MAX_MENTIONS: Final = 100  # events of a name that never became a device
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One event in a plain sentence. `advice` says what to do about it; None for what needs nothing."""
+
+    seq: int
+    at_ms: int
+    kind: str
+    sentence: str
+    advice: str | None
 
 
 class Story(msgspec.Struct):
@@ -17,6 +28,15 @@ class Story(msgspec.Struct):
 
     device: DeviceRow | None
     events: Iterator[ChainedEvent]
+
+    def told(self) -> Iterator[Told]:
+        """Tell each event, oldest first; this uses `events` up."""
+        return map(_tell, self.events)
+
+    def standing(self) -> str | None:
+        """Say what the device is now, why, and whose; None without one."""
+        device = self.device
+        return None if device is None else state_sentence(device.name, device.state, device.profile, device.owner)
 
 
 def find_story(reader: Reader, ref_or_device: str) -> Story:
@@ -34,6 +54,15 @@ def find_story(reader: Reader, ref_or_device: str) -> Story:
     if not found:
         raise NotFound(f"no audit event has the ref {ref_or_device!r}, and no device was ever named so")
     return Story(None, iter(found[::-1]))
+
+
+def _tell(stored: ChainedEvent) -> Told:
+    try:
+        _, event = parse_body(stored.body)
+    except ValueError as error:
+        unreadable = f"Unreadable: {error}; run 'mqttprov audit verify'."
+        return Told(stored.seq, stored.at_ms, str(stored.kind), unreadable, None)
+    return Told(stored.seq, stored.at_ms, str(stored.kind), sentence(event), advice(event))
 
 
 def _device_of(reader: Reader, stored: ChainedEvent) -> DeviceRow | None:

@@ -248,6 +248,9 @@ class Reader(Protocol):
     def certificates(self) -> list[str]:
         """Give the PEM certificates that open a TLS connection: of live credentials, factories and chains."""
 
+    def knows_certificate(self, login_key: str) -> bool:
+        """Tell whether the certificate with this login key was registered by itself, even if that has ended."""
+
     def certificates_of(self, device_id: str) -> list[str]:
         """Give the PEM certificates of a device's live credentials."""
 
@@ -264,10 +267,7 @@ class Reader(Protocol):
         """Give those of the login keys that are of superseded certificates."""
 
     def issued_certificates(self, since_ms: int, *, ended: bool) -> Iterator[IssuedCertificateRow]:
-        """Give the certificates that our authorities issued since then: those that count, or those that have `ended`.
-
-        Ended are those of superseded credentials and of suspended or decommissioned devices.
-        """
+        """Give what our authorities issued since then and counts, or has `ended`: superseded, device not let in."""
 
     def authorities(self) -> list[AuthorityRow]:
         """List certificate authorities, oldest first; none as long as there is only the first one."""

@@ -250,6 +250,10 @@ class SqliteReader:
         """Give all certificates that open a TLS connection (`Reader.certificates`)."""
         return self._all("certificates", (), lambda row: str(row[0]))
 
+    def knows_certificate(self, login_key: str) -> bool:
+        """Look for a registered certificate (`Reader.knows_certificate`)."""
+        return self._all("knows_certificate", (login_key,), lambda row: bool(row[0]))[0]
+
     def certificates_of(self, device_id: str) -> list[str]:
         """Give the certificates of a device's live credentials (`Reader.certificates_of`)."""
         return self._all("certificates_of", (device_id,), lambda row: str(row[0]))

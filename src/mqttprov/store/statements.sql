@@ -174,6 +174,13 @@ UNION ALL SELECT authorities FROM profile WHERE authorities IS NOT NULL
 UNION ALL SELECT f.certificate FROM factory_certificate AS f JOIN device AS d ON d.id = f.device_id
 WHERE d.state <> 'decommissioned';
 
+-- Not those that came in by a chain: their authority is trusted, or they are not.
+-- name: knows_certificate
+SELECT EXISTS (SELECT 1 FROM credential
+               WHERE login_key = ?1 AND status <> 'superseded' AND certificate IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM credential WHERE login_key = ?1 AND status = 'superseded' AND type = 'X509_CERTIFICATE'
+               AND certificate IS NOT NULL);
+
 -- name: factory_certificate
 SELECT certificate FROM factory_certificate WHERE device_id = ?;
 

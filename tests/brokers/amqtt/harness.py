@@ -13,7 +13,7 @@ from amqtt.broker import Broker
 from tests.brokers.harness import Client, Running, new_state
 
 from mqttprov.brokers.amqtt_plugin import ProvisioningPlugin
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.tls import make_server_certificate
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode, Will
 from mqttprov.responder.state_directory import StateDirectory

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import select
+import socket
 from typing import NamedTuple
 
 from tests.brokers.defects.wire import (
@@ -146,8 +148,27 @@ async def upgraded_qos(broker: Broker) -> list[int]:
         return [message.qos for message in reader.messages]
 
 
+def taken_while_busy(broker: Broker, count: int = 300) -> int:
+    """8: many connections while the broker is busy, as it is here since nothing below waits for its loop.
+
+    Gives how many of them stand at once; the rest tries again after 1, 3 and 7 seconds.
+    """
+    with contextlib.ExitStack() as stack:
+        poll, waiting = select.poll(), {}
+        for _ in range(count):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex((broker.host, broker.port))
+            poll.register(one, select.POLLOUT)
+            waiting[one.fileno()] = one
+        while waiting and (ready := poll.poll(200)):
+            for number, _ in ready:
+                poll.unregister(waiting.pop(number))
+        return count - len(waiting)
+
+
 async def connection_storm(broker: Broker, count: int = 1_000) -> float:
-    """8: many connections at once. Gives how many seconds the slowest waited for its CONNACK."""
+    """8 again: many logins at once. Gives how many seconds the slowest waited for its CONNACK."""
     loop = asyncio.get_running_loop()
 
     async def one(number: int) -> float:

@@ -56,6 +56,12 @@ async def test_7_wills_and_qos_are_held_to_the_rules(tmp_path: Path) -> None:
         assert await scenarios.upgraded_qos(one) == [0]
 
 
+async def test_8_connections_are_taken_while_it_is_busy(tmp_path: Path) -> None:
+    """Its listeners are ours."""
+    async with served(tmp_path) as (one, _):
+        assert scenarios.taken_while_busy(one) == 300
+
+
 async def test_10_a_plugin_that_fails_leaves_nothing(tmp_path: Path, expected_errors: list[str]) -> None:
     """The message is refused; the session goes on."""
     expected_errors.append("a plugin failed")

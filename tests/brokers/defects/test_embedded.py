@@ -61,6 +61,11 @@ async def test_7_wills_and_qos_are_held_to_the_rules(broker: Running) -> None:
     assert await scenarios.upgraded_qos(one) == [0]
 
 
+async def test_8_connections_are_taken_while_it_is_busy(broker: Running) -> None:
+    """Its listener holds them all; nobody has to try again."""
+    assert scenarios.taken_while_busy(under_test(broker)) == 300
+
+
 async def test_8_a_storm_of_connections_waits_for_nothing_but_its_turn(broker: Running) -> None:
     """Nobody waits for a SYN to be sent again, which takes 1 s the first time, 3 s the second and 7 s the third."""
     one = under_test(broker, PRESENT)

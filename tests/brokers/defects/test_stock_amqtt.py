@@ -96,6 +96,12 @@ async def test_7_wills_and_qos_break_the_rules() -> None:
         assert await scenarios.upgraded_qos(one.under_test) == [1]
 
 
+async def test_8_connections_wait_for_seconds_while_it_is_busy() -> None:
+    """Its listener holds 100 and one more; all others have to try again."""
+    async with stock() as one:
+        assert scenarios.taken_while_busy(one.under_test) == 101
+
+
 async def test_9_a_connection_costs_more_among_many() -> None:
     """Each connect and subscribe looks at the filters of all."""
     async with stock(300) as one:

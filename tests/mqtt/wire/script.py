@@ -1,15 +1,21 @@
-"""A conversation written down as bytes, and the smallest broker that can hold it.
+"""A conversation written down as bytes, and the smallest broker and the smallest client that can hold it.
 
-A script is a text with one step per line: `C` is what the client sends, `S` all that the server then says, both in hex;
-`S` alone is silence, `X` the end of the connection. `!` is something that the broker does, by the name of an action.
-What stands behind `#` explains the bytes. A server that says more, less or something else at any step fails the test.
+A script is a text with one step per line: `C` is what the client says, `S` what the server says, both in hex. One of
+them is under test: what it says is all that it says then, and its letter alone is silence. `X` is the end of the
+connection. `!` is something that its user does, by the name of an action. What stands behind `#` explains the bytes.
+Who says more, less or something else at any step fails the test.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 from mqttprov.mqtt import (
+    ClientEvent,
+    ClientSession,
+    Connect,
     ConnectReceived,
     DeliveryState,
+    MessageReceived,
     PublishReceived,
     ReasonCode,
     ServerEvent,
@@ -19,7 +25,7 @@ from mqttprov.mqtt import (
     UnsubscribeReceived,
 )
 
-Action = Callable[["Server"], object]
+Action = Callable[[Any], object]
 
 # CONNECT of client `c`, clean, keep alive 60 s, and the answer. In MQTT 5 it wants no reasons in words (17 00).
 HELLO_311 = """
@@ -32,8 +38,25 @@ S 200e 00 00 0b 210064 220010 2700040000
 """
 
 
+class Peer(Protocol):
+    """Who is under test, and by which letter it goes."""
+
+    @property
+    def letter(self) -> str:
+        """C for a client, S for a server."""
+
+    @property
+    def session(self) -> Any:
+        """Its session."""
+
+    def hear(self, data: bytes) -> None:
+        """Take a read."""
+
+
 class Server:
     """One session whose broker takes everything: grants each filter, acknowledges each message, keeps the session."""
+
+    letter: Final = "S"
 
     def __init__(self, limits: ServerLimits | None = None, state: DeliveryState | None = None) -> None:
         self.limits = limits or ServerLimits()
@@ -72,18 +95,37 @@ class Server:
                 )
 
 
-def play(server: Server, script: str, actions: Mapping[str, Action] | None = None) -> None:
-    """Hold a conversation. Raises AssertionError with the line at which the server departs from it."""
+class Client:
+    """One session, and everything that it told its user."""
+
+    letter: Final = "C"
+
+    def __init__(self, connect: Connect, **options: Any) -> None:
+        self.session = ClientSession(connect, **options)
+        self.events: list[ClientEvent] = []
+
+    def hear(self, data: bytes) -> None:
+        """Pass a read to the session."""
+        self.events += self.session.receive(data)
+
+    @property
+    def taken(self) -> list[bytes]:
+        """What was handed over: payloads."""
+        return [event.publish.payload for event in self.events if isinstance(event, MessageReceived)]
+
+
+def play(peer: Peer, script: str, actions: Mapping[str, Action] | None = None) -> None:
+    """Hold a conversation. Raises AssertionError with the line at which the one under test departs from it."""
     for line in script.strip().splitlines():
         kind, _, rest = line.split("#")[0].strip().partition(" ")
-        if kind == "C":
-            server.hear(bytes.fromhex(rest))
-        elif kind == "S":
-            assert server.session.take_output().hex() == rest.replace(" ", ""), line
+        if kind == peer.letter:
+            assert peer.session.take_output().hex() == rest.replace(" ", ""), line
+        elif kind in {"C", "S"}:
+            peer.hear(bytes.fromhex(rest))
         elif kind == "X":
-            assert server.session.closed, line
+            assert peer.session.closed, line
         elif kind == "!":
-            (actions or {})[rest](server)
+            (actions or {})[rest](peer)
         else:
             assert not kind, f"no step: {line}"
-    assert server.session.take_output() == b"", "the server says more than is written down"
+    assert peer.session.take_output() == b"", "it says more than is written down"

@@ -29,7 +29,7 @@ class TrustKeeper:
     def begin(self) -> None:
         """Add what was registered while nobody was here. Raises `StateError` and `StoreUnavailable`."""
         self._add(self._state.authorities().certificates_pem)
-        for pem in self._responder.certificates():
+        for pem in self._responder.chain().certificates():
             self._add(pem)
 
     def granted(self, outcome: Outcome) -> None:
