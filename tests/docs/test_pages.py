@@ -8,7 +8,6 @@ import os
 import re
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -26,13 +26,6 @@ BLOCK = re.compile(r"^```(sh[ \w]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 READY = (b"listening on mqtt://", b"online", b"answering requests of")
 START_TIMEOUT_S = 30.0
-
-
-def free_port() -> int:
-    """Give a port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def with_free_ports(page: str) -> str:
