@@ -146,6 +146,11 @@ class Admin(Administration):
             self._reader.close()
         self._state.close()
 
+    @property
+    def path(self) -> Path:
+        """The state directory."""
+        return self._state.path
+
     @cached_property
     def _reader(self) -> Reader:
         return self._state.store.reader()

@@ -8,7 +8,6 @@ import os
 import re
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,20 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "mosquitto").glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
 BLOCK = re.compile(r"^```(sh[ \w]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-READY = (b"listening on mqtt://", b"online")
+READY = (b"listening on mqtt://", b"online", b"answering requests of")
 START_TIMEOUT_S = 30.0
-
-
-def free_port() -> int:
-    """Give a port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def with_free_ports(page: str) -> str:
@@ -39,7 +34,7 @@ def with_free_ports(page: str) -> str:
     page = page.replace("mqttprov serve --tls-port", "mqttprov serve --port 1883 --tls-port")
     page = re.sub(r"^(mqttprov request (?!.*--port).*)$", r"\1 --port 1883", page, flags=re.MULTILINE)
     page = page.replace("mqttprov serve --ws-port", "mqttprov serve --port 1883 --ws-port")
-    for port in ("1883", "8883", "8083", "8084"):
+    for port in ("1883", "1884", "8883", "8083", "8084"):
         page = page.replace(port, str(free_port()))
     return page
 
@@ -74,6 +69,9 @@ def test_the_commands_of_a_page_work_in_order(page: Path, tmp_path: Path, need: 
     """What a reader types works, from an empty directory and nothing else."""
     if "\nopenssl " in page.read_text():
         need("openssl")
+    if "mqttprov mosquitto install" in page.read_text():
+        for program in ("mosquitto", "gcc", "make"):
+            need(program)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     text = with_free_ports(page.read_text())
     contexts = []

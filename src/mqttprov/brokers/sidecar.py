@@ -27,8 +27,10 @@ from mqttprov.brokers.chain_follower import ChainFollower
 from mqttprov.brokers.embedded import BrokerError
 from mqttprov.brokers.gate_desk import SHARED_FILTERS, GateDesk
 from mqttprov.brokers.gate_link import BrokerAddress, Link, parse_url
+from mqttprov.brokers.mosquitto.trust_keeper import TrustKeeper
 from mqttprov.brokers.responder_run import DRAIN_TIMEOUT_S, now_ms
 from mqttprov.brokers.standing_link import GateRefused, StandingLink
+from mqttprov.core.credentials import SignedCertificate
 from mqttprov.core.permissions import RESPONSE_TOPIC
 from mqttprov.mqtt import Publish
 from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
@@ -49,6 +51,7 @@ class SidecarSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: str | None = None
     password_file: Path | None = None
     state: Path | None = None
+    trust: Path | None = None  # where Mosquitto looks for client certificates
 
 
 def read_settings(path: Path) -> SidecarSettings:
@@ -88,8 +91,12 @@ def address_of(url: str) -> BrokerAddress:
 class Sidecar:
     """The responder of one state directory beside one broker, within a running event loop."""
 
-    def __init__(self, state: StateDirectory, address: BrokerAddress, password: str) -> None:
+    def __init__(
+        self, state: StateDirectory, address: BrokerAddress, password: str, *, trust: Path | None = None
+    ) -> None:
+        """`trust` is the folder of client certificates that the broker trusts, if it takes any."""
         self._state = state
+        self._trust = trust
         self._address = address
         self._password = password
         self._bell: Bell | None = None
@@ -107,13 +114,14 @@ class Sidecar:
             now_s=time.monotonic,
             entropy=os.urandom,
             call_soon=loop.call_soon_threadsafe,
-            sign=self._state.authority.sign_device,
+            sign=self._sign,
         )
         self._gate = StandingLink(
             self._address, self._password, tls=self._tls(), prepare=self._prepare, on_message=self._on_message
         )
-        self._desk = GateDesk(self._responder, lambda: self._gate.link)
-        self._follower = ChainFollower(self._state.path, self._responder, self._gate)
+        keeper = None if self._trust is None else TrustKeeper(self._trust, self._state, self._responder)
+        self._desk = GateDesk(self._responder, lambda: self._gate.link, keeper.granted if keeper else None)
+        self._follower = ChainFollower(self._state.path, self._responder, self._gate, keeper.met if keeper else None)
         self._checkpoints = PeriodicCheckpoints(
             CheckpointWriter(self._state.store, signer, self._state.checkpoints_path),
             self._follower.publish_checkpoint,
@@ -123,6 +131,8 @@ class Sidecar:
         )
         self._responder.start()
         try:
+            if keeper is not None:
+                keeper.begin()
             await self._open()
         except BaseException:
             self._responder.close()
@@ -131,6 +141,12 @@ class Sidecar:
                 await self._bell.close()
             raise
         self._tasks = [loop.create_task(self._follower.run(self._checkpoints)), loop.create_task(self._tick())]
+
+    def _sign(
+        self, csr_pem: str, device_id: str, device_name: str, serial_entropy: bytes, at_ms: int
+    ) -> SignedCertificate:
+        """Have a device's certificate issued by the authority that is active now, whoever made it so."""
+        return self._state.authority.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
 
     async def _open(self) -> None:
         try:
@@ -209,13 +225,17 @@ class Sidecar:
 
 
 async def _respond(
-    state: StateDirectory, address: BrokerAddress, password: str, on_connected: Callable[[str], None]
+    state: StateDirectory,
+    address: BrokerAddress,
+    password: str,
+    trust: Path | None,
+    on_connected: Callable[[str], None],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sidecar = Sidecar(state, address, password)
+    sidecar = Sidecar(state, address, password, trust=trust)
     starting = loop.create_task(sidecar.start())
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -241,8 +261,16 @@ async def _respond(
 
 
 def respond(
-    state: StateDirectory, address: BrokerAddress, password: str, *, on_connected: Callable[[str], None]
+    state: StateDirectory,
+    address: BrokerAddress,
+    password: str,
+    *,
+    trust: Path | None,
+    on_connected: Callable[[str], None],
 ) -> None:
-    """Run the responder until SIGTERM or SIGINT; `on_connected` gets the broker's URL once. Raises `BrokerError`."""
+    """Run the responder until SIGTERM or SIGINT; `on_connected` gets the broker's URL once. Raises `BrokerError`.
+
+    `trust` is the folder of client certificates that the broker trusts, if it takes any.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_respond(state, address, password, on_connected))
+        runner.run(_respond(state, address, password, trust, on_connected))

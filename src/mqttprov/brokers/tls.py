@@ -115,18 +115,23 @@ def shown_certificate(message: bytes, *, tls13: bool) -> bytes | None:
 
 def make_server_certificate(authority: Authority, host: str, folder: Path, now_ms: int) -> tuple[Path, Path]:
     """Make a certificate for this machine, signed by our authority; give the files of certificate and private key."""
-    names = {"localhost", "127.0.0.1", "::1"}
-    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - not bound here, only left out of the names
-        names.add(host)
-    else:
-        names.add(socket.gethostname())
-    certificate_pem, key_pem = authority.issue_server(sorted(n for n in names if _usable(n)), now_ms)
+    certificate_pem, key_pem = authority.issue_server(server_names(host), now_ms)
     certificate, key = folder / "server.pem", folder / "keys" / "server-key.pem"
     for path, text in ((certificate, certificate_pem), (key, key_pem)):
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
         path.write_text(text, "ascii")
     return certificate, key
+
+
+def server_names(host: str) -> list[str]:
+    """Give the names for which a server that listens on this address needs a certificate."""
+    names = {"localhost", "127.0.0.1", "::1"}
+    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - not bound here, only left out of the names
+        names.add(host)
+    else:
+        names.add(socket.gethostname())
+    return sorted(name for name in names if _usable(name))
 
 
 def _usable(name: str) -> bool:

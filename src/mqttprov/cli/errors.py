@@ -35,7 +35,7 @@ MEANINGS: Final = {
     Exit.DENIED: "the system does not let this user do it",
     Exit.CONFLICT: "it exists already, a name means several things, or the device's state does not allow it",
     Exit.UNAVAILABLE: "no state directory (run `mqttprov init`), an unusable database, no server, or a silent one",
-    Exit.FOUND: "`audit report` found something",
+    Exit.FOUND: "`audit report` or `doctor` found something",
     Exit.INTERRUPTED: "interrupted",
 }
 

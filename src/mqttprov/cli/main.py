@@ -22,6 +22,7 @@ _VERBS: Final = {
     "simulate": "simulate",
     "demo": "simulate",
     "http-auth": "http_auth",
+    "doctor": "doctor",
 }
 _NOUNS: Final = {
     "profile": "profiles",
@@ -31,6 +32,7 @@ _NOUNS: Final = {
     "audit": "audit",
     "ca": "ca",
     "gateway": "gateway",
+    "mosquitto": "mosquitto",
 }
 NAMES: Final = (*_VERBS, *_NOUNS)
 
