@@ -5,6 +5,7 @@ that waits for a plugin's answer handles nothing else and is not read from; a se
 order. Sessions that may only provision are never shown to plugins: what they say and hear is secret (P3, P6).
 """
 
+import asyncio
 import logging
 import os
 from collections import Counter, deque
@@ -15,13 +16,15 @@ from typing import Any, Final
 from amqtt.contexts import Action
 from amqtt.events import BrokerEvents
 
+from mqttprov.brokers.amqtt_packet_news import ConnectionPackets
 from mqttprov.brokers.amqtt_voices import SessionView, Voices, view_of
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.connection import Connection
 from mqttprov.brokers.routing import MAX_FILTERS_PER_SESSION, Router
 from mqttprov.brokers.sessions import Session
 from mqttprov.core.login import Login, LoginRefusal, Principal, Role
-from mqttprov.core.permissions import may_publish, may_receive, outward
+from mqttprov.core.permissions import REQUEST_TOPIC, may_publish, may_receive, outward
+from mqttprov.core.requests import FactoryIdentity
 from mqttprov.mqtt import (
     Connect,
     Grant,
@@ -96,6 +99,8 @@ class AmqttEngine(EmbeddedBroker):
         super().begun(connection, principal)
         if isinstance(connection, AmqttConnection) and connection.member is not None and connection.view is not None:
             self.views[connection.member] = connection.view
+            if connection.packets is not None:
+                connection.packets.begun(connection.view)
             self.voices.tell(
                 BrokerEvents.CLIENT_CONNECTED, client_id=connection.view.client_id, client_session=connection.view
             )
@@ -104,7 +109,7 @@ class AmqttEngine(EmbeddedBroker):
 class AmqttConnection(Connection):
     """A connection about which plugins are asked."""
 
-    __slots__ = ("_asking", "_events", "_voices", "_was_ended", "_will_agreed", "denied", "view")
+    __slots__ = ("_asking", "_events", "_voices", "_was_ended", "_will_agreed", "denied", "packets", "view")
 
     def __init__(self, broker: AmqttEngine) -> None:
         super().__init__(broker)
@@ -113,6 +118,8 @@ class AmqttConnection(Connection):
         self._asking = False
         self._was_ended = False
         self._will_agreed = False
+        packets = broker.voices.packets
+        self.packets = ConnectionPackets(packets) if packets is not None else None  # if plugins want to know of them
         self.view: SessionView | None = None  # once it has logged in
         self.denied: frozenset[str] = frozenset()  # filters of the SUBSCRIBE that is handled now
 
@@ -129,6 +136,24 @@ class AmqttConnection(Connection):
         self._was_ended = True
         self._events.clear()
         super().end(reason)
+
+    # --- packets ---
+
+    def data_received(self, data: bytes) -> None:
+        """Handle one read, of which plugins may be told."""
+        if self.packets is not None and not self.session.closed:
+            self.packets.received(data)
+        super().data_received(data)
+
+    def _write(self, transport: asyncio.Transport, output: bytes) -> None:
+        super()._write(transport, output)
+        if self.packets is not None:
+            self.packets.sent(output)
+
+    def _begin_provisioning(self, connect: Connect, factory: FactoryIdentity | None) -> None:
+        if self.packets is not None:
+            self.packets.hide()
+        super()._begin_provisioning(connect, factory)
 
     # --- one thing at a time ---
 
@@ -218,7 +243,8 @@ class AmqttConnection(Connection):
         if view is None or principal is None:
             super()._on_publish(publish)
             return
-        self._voices.tell_of_message(BrokerEvents.MESSAGE_RECEIVED, view, publish)
+        if publish.topic != REQUEST_TOPIC:  # which is refused here, but it may hold a key and a secret (P6)
+            self._voices.tell_of_message(BrokerEvents.MESSAGE_RECEIVED, view, publish)
 
         def then(allowed: bool) -> None:
             if not allowed:

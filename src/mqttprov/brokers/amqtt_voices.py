@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from amqtt.broker import RetainedApplicationMessage
 from amqtt.contexts import Action
-from amqtt.events import BrokerEvents
+from amqtt.events import BrokerEvents, MQTTEvents
 from amqtt.plugins.manager import PluginManager
 from amqtt.session import IncomingApplicationMessage, Session
 
+from mqttprov.brokers.amqtt_packet_news import PacketNews
 from mqttprov.brokers.plugin_calls import PluginCalls
 from mqttprov.core.login import Principal
 from mqttprov.mqtt import Connect, Message, Publish
@@ -49,14 +50,12 @@ class Voices:
         plugins = manager.plugins
         self._auth = [plugin.authenticate for plugin in plugins if hasattr(plugin, "authenticate")]
         self._topic = [plugin.topic_filtering for plugin in plugins if hasattr(plugin, "topic_filtering")]
-        self._told: dict[str, list[Any]] = {
-            event: hooks
-            for event in _EVENTS
-            if (hooks := [hook for plugin in plugins if (hook := getattr(plugin, f"on_{event}", None)) is not None])
-        }
+        self._told = _hooks(plugins, _EVENTS)
+        of_packets = _hooks(plugins, tuple(MQTTEvents))
+        self.packets = PacketNews(of_packets, calls) if of_packets else None  # None: nobody wants to know of them
         self.decide_logins = bool(self._auth)
         self.decide_topics = bool(self._topic)
-        self.any = bool(self._auth or self._topic or self._told)
+        self.any = bool(self._auth or self._topic or self._told or of_packets)
 
     # --- questions ---
 
@@ -110,6 +109,15 @@ class Voices:
         """Tell of a message that is retained from now on, or of a topic that was cleared."""
         if BrokerEvents.RETAINED_MESSAGE in self._told:
             self.tell(BrokerEvents.RETAINED_MESSAGE, client_id=None, retained_message=retained(view, message))
+
+
+def _hooks(plugins: Iterable[Any], events: Iterable[str]) -> dict[str, list[Any]]:
+    """Give the methods of plugins that want to be told, by event; events that nobody hooks are not there."""
+    return {
+        event: hooks
+        for event in events
+        if (hooks := [hook for plugin in plugins if (hook := getattr(plugin, f"on_{event}", None)) is not None])
+    }
 
 
 def retained(view: SessionView | None, message: Message) -> RetainedApplicationMessage:

@@ -166,12 +166,15 @@ class Connection(asyncio.Protocol):
                 self._broker.router.pay(self, self.member)
             output = self.session.take_output()
             if output:
-                transport.write(output)
+                self._write(transport, output)
         if self.session.closed:
             self._close(transport)
         elif self._paused is self.session.wants_input:
             self._paused = not self._paused
             (transport.pause_reading if self._paused else transport.resume_reading)()
+
+    def _write(self, transport: asyncio.Transport, output: bytes) -> None:
+        transport.write(output)
 
     def _close(self, transport: asyncio.Transport) -> None:
         self._broker.forget(self)  # at once: what comes for its session from now on waits for the next connection

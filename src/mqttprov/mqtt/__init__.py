@@ -5,6 +5,7 @@ and the time: it passes reads to `receive`, handles the events, and writes `take
 is a DeliveryState: it is taken out of a session that has ended, and given to the next one.
 """
 
+from mqttprov.mqtt.aliases import InboundAliases
 from mqttprov.mqtt.client_session import ClientSession
 from mqttprov.mqtt.decoder import PacketDecoder
 from mqttprov.mqtt.delivery import DeliveryState, Verdict
@@ -52,7 +53,7 @@ from mqttprov.mqtt.packets import (
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
 from mqttprov.mqtt.retained_store import Retained, RetainedLimits, RetainedStore
-from mqttprov.mqtt.server_policy import SESSION_NEVER_EXPIRES, PendingCounts, ServerLimits
+from mqttprov.mqtt.server_policy import SESSION_NEVER_EXPIRES, TOPIC_ALIAS_MAXIMUM, PendingCounts, ServerLimits
 from mqttprov.mqtt.server_session import ServerSession
 from mqttprov.mqtt.subscription_tree import Grant, SubscriptionTree, grant, split_shared
 from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_topic_filter, validate_topic_name
@@ -60,6 +61,7 @@ from mqttprov.mqtt.topics import TopicError, is_shared, topic_matches, validate_
 __all__ = [
     "EMPTY_PROPERTIES",
     "SESSION_NEVER_EXPIRES",
+    "TOPIC_ALIAS_MAXIMUM",
     "Auth",
     "ClientEvent",
     "ClientSession",
@@ -71,6 +73,7 @@ __all__ = [
     "Disconnect",
     "Disconnected",
     "Grant",
+    "InboundAliases",
     "LimitReachedError",
     "Message",
     "MessageDelivered",
