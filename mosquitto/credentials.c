@@ -11,7 +11,6 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
-#include <openssl/x509.h>
 #include <sqlite3.h>
 
 #include "gate.h"
@@ -21,25 +20,29 @@
 #define MAX_SECRET_CHARS 128
 #define APPLICATION_ID 0x6D717076
 
-static const char FIND_LOGIN[] =
+enum query { FIND_LOGIN, FIND_OPERATOR, FIND_STATE, QUERIES };
+
+static const char *const queries[QUERIES] = {
+	[FIND_LOGIN] =
 	"SELECT c.login_key, c.generation, c.status, c.verifier, d.id, d.name, d.state,"
 	" (SELECT group_concat(value, char(10)) FROM json_each(p.publish_topics)),"
 	" (SELECT group_concat(value, char(10)) FROM json_each(p.subscribe_topics)),"
 	" c.generation <= d.rotate_from, strftime('%s') * 1000 - coalesce(d.last_seen_ms, 0) >= 3600000"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.login_key IN (?1, ?2, ?3) AND c.status <> 'superseded'"
-	" ORDER BY c.client_id IS NULL, c.generation DESC"; /* bound to the client id first, as in ThingsBoard */
-static const char FIND_OPERATOR[] = "SELECT role, verifier FROM operator WHERE name = ?1";
-static const char FIND_STATE[] =
-	"SELECT d.state, c.status FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
-	" WHERE d.id = ?1";
+	" ORDER BY c.client_id IS NULL, c.generation DESC", /* bound to the client id first, as in ThingsBoard */
+	[FIND_OPERATOR] = "SELECT role, verifier FROM operator WHERE name = ?1",
+	[FIND_STATE] =
+	"SELECT d.state FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
+	" WHERE d.id = ?1 AND c.status <> 'superseded'",
+};
 
 static struct {
 	char *path;
 	unsigned char pepper[KEY_BYTES];
 	char responder[MAX_SECRET_CHARS];
 	sqlite3 *connection;
-	sqlite3_stmt *find_login, *find_operator, *find_state;
+	sqlite3_stmt *statements[QUERIES];
 	dev_t device;
 	ino_t file;
 	bool complained;
@@ -85,11 +88,11 @@ bool credentials_open(const char *database, const char *pepper_file, const char 
 
 static void disconnect(void)
 {
-	sqlite3_finalize(db.find_login);
-	sqlite3_finalize(db.find_operator);
-	sqlite3_finalize(db.find_state);
+	for(int i = 0; i < QUERIES; i++){
+		sqlite3_finalize(db.statements[i]);
+		db.statements[i] = NULL;
+	}
 	sqlite3_close(db.connection);
-	db.find_login = db.find_operator = db.find_state = NULL;
 	db.connection = NULL;
 }
 
@@ -98,7 +101,6 @@ void credentials_close(void)
 	disconnect();
 	free(db.path);
 	OPENSSL_cleanse(&db, sizeof(db));
-	memset(&db, 0, sizeof(db));
 }
 
 static int pragma(const char *name)
@@ -120,9 +122,11 @@ static bool unavailable(const char *why)
 	return false;
 }
 
-static bool prepare(const char *sql, sqlite3_stmt **statement)
+/* Let a statement hold no lock and no secret while it waits for its next use. */
+static void done_with(sqlite3_stmt *statement)
 {
-	return sqlite3_prepare_v3(db.connection, sql, -1, SQLITE_PREPARE_PERSISTENT, statement, NULL) == SQLITE_OK;
+	sqlite3_reset(statement);
+	sqlite3_clear_bindings(statement);
 }
 
 /* Make sure that the database is open, and that it is still the one at this path. */
@@ -138,8 +142,10 @@ static bool connected(void)
 	sqlite3_busy_timeout(db.connection, 0); /* the broker serves nobody while this waits */
 	if(pragma("PRAGMA application_id") != APPLICATION_ID) return unavailable("it is no database of mqttprov, or it is locked");
 	if(pragma("PRAGMA user_version") < SCHEMA_VERSION) return unavailable("its schema is too old; run any mqttprov command on it");
-	if(!prepare(FIND_LOGIN, &db.find_login) || !prepare(FIND_OPERATOR, &db.find_operator) || !prepare(FIND_STATE, &db.find_state)){
-		return unavailable(sqlite3_errmsg(db.connection));
+	for(int i = 0; i < QUERIES; i++){
+		if(sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT, &db.statements[i], NULL) != SQLITE_OK){
+			return unavailable(sqlite3_errmsg(db.connection));
+		}
 	}
 	db.device = status.st_dev;
 	db.file = status.st_ino;
@@ -148,25 +154,24 @@ static bool connected(void)
 	return true;
 }
 
+void hex(char *text, const unsigned char *bytes, size_t count)
+{
+	for(size_t i = 0; i < count; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+}
+
 /* The keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. */
 static void mac(char text[MAC_CHARS + 1], const char *use, const char *first, const char *second)
 {
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned int length = 0;
-	size_t u = strlen(use) + 1, f = strlen(first), s = second ? strlen(second) + 1 : 0;
-	char *message = malloc(u + f + s);
+	char *message = NULL;
+	int size = second ? asprintf(&message, "%s%c%s%c%s", use, 0, first, 0, second) : asprintf(&message, "%s%c%s", use, 0, first);
 	text[0] = '\0';
-	if(!message) return; /* an empty hash is nobody's */
-	memcpy(message, use, u);
-	memcpy(message + u, first, f);
-	if(second){
-		message[u + f] = '\0';
-		memcpy(message + u + f + 1, second, s - 1);
+	if(size < 0) return; /* an empty hash is nobody's */
+	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, (size_t)size, digest, &length) && length == KEY_BYTES){
+		hex(text, digest, KEY_BYTES);
 	}
-	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, u + f + s, digest, &length) && length == KEY_BYTES){
-		for(size_t i = 0; i < KEY_BYTES; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
-	}
-	OPENSSL_cleanse(message, u + f + s);
+	OPENSSL_cleanse(message, (size_t)size);
 	free(message);
 }
 
@@ -178,6 +183,12 @@ static bool equal(const char *a, const char *b)
 static const char *column(sqlite3_stmt *statement, int i)
 {
 	return (const char *)sqlite3_column_text(statement, i);
+}
+
+/* The same states as mqttprov/core/lifecycle.py lets log in. */
+static bool may_log_in(const char *state)
+{
+	return !strcmp(state, "provisioned") || !strcmp(state, "active");
 }
 
 static char *copy(const char *text)
@@ -196,8 +207,7 @@ static enum verdict judge(sqlite3_stmt *row, const char *password, struct princi
 		mac(presented, "login-password", login_key, password);
 		if(!equal(presented, verifier)) return REFUSED_PASSWORD;
 	}
-	/* The same states as mqttprov/core/lifecycle.py lets log in. */
-	if((strcmp(state, "provisioned") && strcmp(state, "active")) || !is_name(name)) return REFUSED_STATE;
+	if(!may_log_in(state) || !is_name(name)) return REFUSED_STATE;
 	who->role = ROLE_DEVICE;
 	who->generation = sqlite3_column_int64(row, 1);
 	who->first = !strcmp(status, "issued");
@@ -214,7 +224,7 @@ static enum verdict check_operator(const struct attempt *attempt, struct princip
 {
 	enum verdict verdict = REFUSED_UNKNOWN;
 	char presented[MAC_CHARS + 1];
-	sqlite3_stmt *found = db.find_operator;
+	sqlite3_stmt *found = db.statements[FIND_OPERATOR];
 	sqlite3_bind_text(found, 1, attempt->username, -1, SQLITE_STATIC);
 	int step = sqlite3_step(found);
 	if(step == SQLITE_ROW){
@@ -228,14 +238,14 @@ static enum verdict check_operator(const struct attempt *attempt, struct princip
 	}else if(step != SQLITE_DONE){
 		verdict = UNAVAILABLE;
 	}
-	sqlite3_reset(found);
-	sqlite3_clear_bindings(found);
+	done_with(found);
 	return verdict;
 }
 
 static enum verdict check_device(const struct attempt *attempt, struct principal *who)
 {
 	enum verdict verdict = REFUSED_UNKNOWN;
+	sqlite3_stmt *found = db.statements[FIND_LOGIN];
 	char keys[3][MAC_CHARS + 1] = {"", "", ""};
 	const char *password = attempt->password ? attempt->password : "";
 	if(attempt->username){
@@ -247,15 +257,14 @@ static enum verdict check_device(const struct attempt *attempt, struct principal
 	}else{
 		mac(keys[0], "login-certificate", attempt->fingerprint, NULL);
 	}
-	for(int i = 0; i < 3; i++) sqlite3_bind_text(db.find_login, i + 1, keys[i][0] ? keys[i] : NULL, -1, SQLITE_STATIC);
+	for(int i = 0; i < 3; i++) sqlite3_bind_text(found, i + 1, keys[i][0] ? keys[i] : NULL, -1, SQLITE_STATIC);
 	int step;
-	while((step = sqlite3_step(db.find_login)) == SQLITE_ROW){
-		verdict = judge(db.find_login, password, who);
+	while((step = sqlite3_step(found)) == SQLITE_ROW){
+		verdict = judge(found, password, who);
 		if(verdict != REFUSED_PASSWORD) break;
 	}
 	if(step != SQLITE_ROW && step != SQLITE_DONE) verdict = UNAVAILABLE;
-	sqlite3_reset(db.find_login);
-	sqlite3_clear_bindings(db.find_login);
+	done_with(found);
 	return verdict;
 }
 
@@ -292,13 +301,12 @@ bool credentials_may_stay(const struct principal *who)
 {
 	if(who->role != ROLE_DEVICE) return true;
 	if(!connected()) return true; /* it was let in; whoever knows that it must go says so by a kick */
-	sqlite3_bind_text(db.find_state, 1, who->device_id, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(db.find_state, 2, who->generation);
-	bool may = sqlite3_step(db.find_state) == SQLITE_ROW && column(db.find_state, 0) && column(db.find_state, 1) &&
-		(!strcmp(column(db.find_state, 0), "active") || !strcmp(column(db.find_state, 0), "provisioned")) &&
-		strcmp(column(db.find_state, 1), "superseded");
-	sqlite3_reset(db.find_state);
-	sqlite3_clear_bindings(db.find_state);
+	sqlite3_stmt *found = db.statements[FIND_STATE];
+	sqlite3_bind_text(found, 1, who->device_id, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(found, 2, who->generation);
+	int step = sqlite3_step(found);
+	bool may = step == SQLITE_ROW ? column(found, 0) && may_log_in(column(found, 0)) : step != SQLITE_DONE;
+	done_with(found);
 	return may;
 }
 
@@ -314,15 +322,6 @@ bool random_hex(char *text, size_t digits)
 {
 	unsigned char raw[32];
 	if(digits > 2 * sizeof(raw) || RAND_bytes(raw, (int)(digits / 2)) != 1) return false;
-	for(size_t i = 0; i < digits / 2; i++) snprintf(text + 2 * i, 3, "%02x", raw[i]);
+	hex(text, raw, digits / 2);
 	return true;
-}
-
-bool certificate_fingerprint(void *x509, char text[65])
-{
-	unsigned char digest[EVP_MAX_MD_SIZE];
-	unsigned int length = 0;
-	bool made = X509_digest(x509, EVP_sha256(), digest, &length) == 1 && length == 32;
-	for(size_t i = 0; made && i < length; i++) snprintf(text + 2 * i, 3, "%02x", digest[i]);
-	return made;
 }

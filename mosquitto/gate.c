@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <openssl/evp.h>
 #include <openssl/x509.h>
 
 #include "gate.h"
@@ -28,6 +29,7 @@ struct first_login {
 	UT_hash_handle hh;
 };
 
+/* A client id that was sent a reply. */
 struct replied {
 	UT_hash_handle hh;
 	char client_id[];
@@ -46,6 +48,7 @@ static unsigned ticks_to_round; /* 0: no round is due */
 static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
 static size_t refusal_count;
 static time_t refusals_told, seen_told, round_began, swept;
+static bool reloading; /* between the broker's reload and its next turn: it asks again of all whom it knows */
 static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
 
 static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos, const char *key, const char *value)
@@ -81,10 +84,10 @@ static const char *source_of(const struct mosquitto *client)
 
 static void tell_first_login(struct first_login *login)
 {
-	char text[sizeof(login->place) + 1100];
+	char text[sizeof(login->place) + 1 + MAX_NAME_BYTES];
 	int size = snprintf(text, sizeof(text), "%s %s", login->place, login->name);
 	login->told = round_number;
-	if(size > 0 && (size_t)size < sizeof(text)) to_responder("login", "first", text, (size_t)size, "source", login->source);
+	to_responder("login", "first", text, (size_t)size, "source", login->source);
 }
 
 static void forget_first_login(struct first_login *login)
@@ -228,42 +231,63 @@ static bool may_displace(const struct session *session, time_t now)
 	return now - session->since >= REQUEST_PATIENCE_S && !session->request;
 }
 
+static void end_session(struct session *session)
+{
+	if(session->who.role == ROLE_RESPONDER){
+		responders--;
+		ticks_to_round = 2; /* what it had not settled is for the others; in this turn the broker still counts on it */
+	}
+	session_remove(session);
+}
+
 static int let_in(struct mosquitto *client, struct principal *who, time_t now)
 {
 	const char *client_id = mosquitto_client_id(client);
-	char principal[288];
-	snprintf(principal, sizeof(principal), "%c:%s", "pdovr"[who->role], who->name ? who->name : "");
 	struct session *holder = session_by_client_id(client_id);
-	bool clean = mosquitto_client_clean_session(client);
-	if(who->role == ROLE_PROVISIONING && set_client_id){
+	if(who->role == ROLE_PROVISIONING){
+		if(!mosquitto_client_clean_session(client)) return MOSQ_ERR_AUTH; /* it must not outlive its connection */
 		char unique[HANDLE_CHARS + 12] = "provision-";
-		if(!random_hex(unique + 10, HANDLE_CHARS) || set_client_id(client, unique)) return MOSQ_ERR_AUTH;
-		client_id = mosquitto_client_id(client);
-		holder = NULL;
+		if(set_client_id){
+			if(!random_hex(unique + 10, HANDLE_CHARS) || set_client_id(client, unique)) return MOSQ_ERR_AUTH;
+			client_id = mosquitto_client_id(client);
+			holder = NULL;
+		}
 	}
 	if(was_replied(client_id)) return MOSQ_ERR_AUTH;
-	if(holder && holder->client != client){
+	if(holder){
 		bool same = holder->who.role == who->role && who->role != ROLE_PROVISIONING && !strcmp(holder->who.name, who->name);
 		bool in_turn = who->role == ROLE_PROVISIONING && may_displace(holder, now);
 		if(!same && !in_turn) return MOSQ_ERR_AUTH;
 	}
-	/* A durable session holds messages: nobody else may resume it. A provisioning session must not outlive its connection. */
-	if(!client_id_is_free(client_id, principal) || (who->role == ROLE_PROVISIONING && !clean)) return MOSQ_ERR_AUTH;
-	if(clean) client_id_forget(client_id);
-	else if(!client_id_keep(client_id, principal)) return MOSQ_ERR_AUTH;
 	struct session *session = session_add(client, who);
 	if(!session) return MOSQ_ERR_AUTH;
-	snprintf(principal + 2, sizeof(principal) - 2, "%s", who->name ? who->name : session->handle);
 	memset(who, 0, sizeof(*who)); /* the session's now */
+	who = &session->who;
+	responders += who->role == ROLE_RESPONDER;
 	/* From here on the log and the access rules see the principal; no token reaches a log. */
-	if(mosquitto_set_username(client, principal)){
-		session_remove(session);
+	char *principal = NULL;
+	bool named = asprintf(&principal, "%c:%s", "pdovr"[who->role], who->name ? who->name : session->handle) >= 0 &&
+		!mosquitto_set_username(client, principal);
+	free(principal);
+	if(!named){
+		end_session(session);
 		return MOSQ_ERR_AUTH;
 	}
-	if(session->who.first) note_first_login(&session->who, source_of(client));
-	else if(session->who.stale) to_responder("login", "seen", session->who.device_id, ID_CHARS, NULL, NULL);
-	if(session->who.role == ROLE_RESPONDER) responders++;
+	if(who->first) note_first_login(who, source_of(client));
+	else if(who->stale) to_responder("login", "seen", who->device_id, ID_CHARS, NULL, NULL);
 	return MOSQ_ERR_SUCCESS;
+}
+
+/* SHA-256 of the client's certificate, hex; false if there is none. */
+static bool fingerprint_of(const struct mosquitto *client, char text[65])
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int length = 0;
+	X509 *certificate = mosquitto_client_certificate(client);
+	bool made = certificate && X509_digest(certificate, EVP_sha256(), digest, &length) == 1 && length == 32;
+	if(made) hex(text, digest, length);
+	X509_free(certificate);
+	return made;
 }
 
 static int on_connect(int event, void *data, void *unused)
@@ -275,19 +299,17 @@ static int on_connect(int event, void *data, void *unused)
 	struct principal who = {0};
 	time_t now = time(NULL);
 	(void)event, (void)unused;
+	/* Whom we do not know then is a durable session without connection, which gets nothing until it logs in. */
+	if(reloading) return !known || credentials_may_stay(&known->who) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_AUTH;
+	if(known) end_session(known); /* of another connection that was in this place; its end was not told */
 	tell_refusals(now);
-	if(known) return credentials_may_stay(&known->who) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_AUTH; /* the broker reloads */
-	if(!mosquitto_client_address(client)) return MOSQ_ERR_SUCCESS; /* it reloads: a durable session without connection */
 	if(!client_id) return MOSQ_ERR_AUTH;
 	if((username && !strcmp(username, "provision")) || !strcmp(client_id, "provision")){
 		who.role = ROLE_PROVISIONING;
 		return let_in(client, &who, now);
 	}
 	char fingerprint[65];
-	void *certificate = mosquitto_client_certificate(client);
-	bool presented = certificate && certificate_fingerprint(certificate, fingerprint);
-	if(certificate) X509_free(certificate);
-	struct attempt attempt = {client_id, username, connect->password, presented ? fingerprint : NULL};
+	struct attempt attempt = {client_id, username, connect->password, fingerprint_of(client, fingerprint) ? fingerprint : NULL};
 	enum verdict verdict = credentials_check(&attempt, &who);
 	if(verdict != LET_IN){
 		note_refusal(source_of(client), verdict);
@@ -302,12 +324,7 @@ static int on_disconnect(int event, void *data, void *unused)
 {
 	struct session *session = session_of(((struct mosquitto_evt_disconnect *)data)->client);
 	(void)event, (void)unused;
-	if(!session) return MOSQ_ERR_SUCCESS;
-	if(session->who.role == ROLE_RESPONDER){
-		responders--;
-		ticks_to_round = 2; /* what it had not settled is for the others; in this turn the broker still counts on it */
-	}
-	session_remove(session);
+	if(session) end_session(session);
 	return MOSQ_ERR_SUCCESS;
 }
 
@@ -325,7 +342,7 @@ static int on_access(int event, void *data, void *unused)
 			allowed = may_receive(&session->who, check->topic);
 			break;
 		case MOSQ_ACL_WRITE:
-			allowed = may_publish(&session->who, check->topic);
+			allowed = may_publish(&session->who, check->topic) && !(check->retain && session->who.role == ROLE_PROVISIONING);
 			break;
 		case MOSQ_ACL_SUBSCRIBE:
 			allowed = may_subscribe(&session->who, check->topic);
@@ -375,7 +392,7 @@ static int on_message(int event, void *data, void *unused)
 	(void)event, (void)unused;
 	if(!session || !message->topic) return MOSQ_ERR_ACL_DENIED;
 	if(session->who.role == ROLE_PROVISIONING){
-		if(session->request || message->retain) return MOSQ_ERR_ACL_DENIED;
+		if(session->request) return MOSQ_ERR_ACL_DENIED;
 		session->request_size = message->payloadlen < MAX_REQUEST_BYTES ? message->payloadlen : MAX_REQUEST_BYTES;
 		session->request = malloc(session->request_size + 1);
 		if(!session->request) return MOSQ_ERR_ACL_DENIED;
@@ -384,10 +401,9 @@ static int on_message(int event, void *data, void *unused)
 	}else if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)){
 		from_device(session, message);
 	}else{
-		char *name = NULL, *outward = topic_outward(message->topic, &name);
+		char name[MAX_NAME_BYTES + 1], *outward = topic_outward(message->topic, name);
 		if(outward) tell_device(name, outward, message);
 		free(outward);
-		free(name);
 	}
 	return MOSQ_ERR_SUCCESS; /* the original is routed to nobody but operators: see may_receive */
 }
@@ -431,19 +447,20 @@ static bool to_session(const struct session *session, const char *topic, const c
 }
 
 /* Call a procedure of a device, and say on how many connections it is and how many of them listen. */
-static void call_device(const char *id, const char *number, const char *payload, size_t size)
+static void call_device(const char *id, long long number, const char *payload, size_t size)
 {
-	char topic[sizeof(CALLS) + 32], counts[32];
+	char topic[sizeof(CALLS) + 32], counts[32], called[32];
 	unsigned connected = 0, listening = 0;
 	struct device *device = device_by_id(id);
-	snprintf(topic, sizeof(topic), CALLS "/%.31s", number);
+	snprintf(called, sizeof(called), "%lld", number);
+	snprintf(topic, sizeof(topic), CALLS "/%s", called);
 	for(struct session *s = device ? device->first : NULL; s; s = s->next_of_device){
 		connected++;
 		if(to_session(s, topic, payload, size)) listening++;
 		else s->who.rotation_due = true; /* what it missed is told again once it listens */
 	}
 	int length = snprintf(counts, sizeof(counts), "%u %u", connected, listening);
-	to_responder("called", number, counts, (size_t)length, NULL, NULL);
+	to_responder("called", called, counts, (size_t)length, NULL, NULL);
 }
 
 static void recorded(const char *id, long long generation)
@@ -481,7 +498,7 @@ static bool obey(const char *line, const char *payload, size_t available, size_t
 	}else if(words == 3 && !strcmp(verb, "send")){
 		if(session) to_session(session, line + rest, payload, size);
 	}else if(words == 3 && !strcmp(verb, "call")){
-		call_device(id, line + rest, payload, size);
+		call_device(id, strtoll(line + rest, NULL, 10), payload, size);
 	}else{
 		return false;
 	}
@@ -516,6 +533,7 @@ static int on_tick(int event, void *data, void *unused)
 {
 	time_t now = time(NULL);
 	(void)event, (void)data, (void)unused;
+	reloading = false;
 	forget_replied();
 	if(ticks_to_round && !--ticks_to_round) new_round(now);
 	if(now == swept && !more_to_tell) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
@@ -536,10 +554,13 @@ static int on_tick(int event, void *data, void *unused)
 static int on_reload(int event, void *data, void *unused)
 {
 	(void)event, (void)data, (void)unused;
+	reloading = true;
 	return MOSQ_ERR_SUCCESS;
 }
 
 /* --- the plugin --- */
+
+#define EVT_CLIENT_OFFLINE 28 /* 2.1 and newer tell so, not by DISCONNECT, that a durable session's connection ends */
 
 static const struct { int event; MOSQ_FUNC_generic_callback callback; const char *data; } callbacks[] = {
 	{MOSQ_EVT_RELOAD, on_reload, NULL}, {MOSQ_EVT_BASIC_AUTH, on_connect, NULL}, {MOSQ_EVT_DISCONNECT, on_disconnect, NULL},
@@ -579,6 +600,7 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unu
 		int result = mosquitto_callback_register(identifier, callbacks[i].event, callbacks[i].callback, callbacks[i].data, NULL);
 		if(result) return result;
 	}
+	mosquitto_callback_register(identifier, EVT_CLIENT_OFFLINE, on_disconnect, NULL, NULL); /* refused by 2.0 */
 	return MOSQ_ERR_SUCCESS;
 }
 
@@ -588,10 +610,11 @@ EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *option
 	for(size_t i = 0; i < CALLBACKS; i++){
 		mosquitto_callback_unregister(plugin_id, callbacks[i].event, callbacks[i].callback, callbacks[i].data);
 	}
+	mosquitto_callback_unregister(plugin_id, EVT_CLIENT_OFFLINE, on_disconnect, NULL);
 	struct first_login *login, *next;
 	HASH_ITER(hh, first_logins, login, next) forget_first_login(login);
 	forget_replied();
-	sessions_clear();
+	while(session_next(NULL)) session_remove(session_next(NULL));
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;
 }

@@ -32,6 +32,7 @@
 
 #define HANDLE_CHARS 16
 #define ID_CHARS 32
+#define MAX_NAME_BYTES 1020 /* 255 characters of a device or an operator */
 #define MAX_FILTERS 64 /* of one device session, on its own topics */
 #define SCHEMA_VERSION 6 /* the oldest schema of the database that this plugin reads */
 
@@ -95,11 +96,6 @@ struct device *device_by_name(const char *name);
 bool session_subscribe(struct session *session, const char *filter, uint8_t qos);
 void session_unsubscribe(struct session *session, const char *filter);
 int session_granted(const struct session *session, const char *topic); /* highest QoS; -1: not subscribed */
-/* Durable sessions outlive connections: whose client id it is must be known until a clean session takes its place. */
-bool client_id_is_free(const char *client_id, const char *principal);
-bool client_id_keep(const char *client_id, const char *principal);
-void client_id_forget(const char *client_id);
-void sessions_clear(void);
 
 /* credentials.c */
 enum verdict { LET_IN, REFUSED_UNKNOWN, REFUSED_PASSWORD, REFUSED_STATE, UNAVAILABLE };
@@ -117,7 +113,7 @@ bool credentials_may_stay(const struct principal *who); /* asked again when the 
 void credentials_close(void);
 void principal_free(struct principal *who);
 bool random_hex(char *text, size_t digits);
-bool certificate_fingerprint(void *x509, char text[65]);
+void hex(char *text, const unsigned char *bytes, size_t count);
 
 /* topics.c */
 bool may_publish(const struct principal *who, const char *topic);
@@ -125,8 +121,8 @@ bool may_subscribe(const struct principal *who, const char *filter);
 bool may_receive(const struct principal *who, const char *topic);
 bool is_own_topic(const char *topic);
 bool is_name(const char *name); /* whether it may become part of a topic */
-/* `v1/devices/me/x` of device D is `v1/devices/D/x` for everybody else. NULL: no such topic, or no memory. */
+/* `v1/devices/me/x` of device D is `v1/devices/D/x` for everybody else. NULL: there is no such topic, or no memory. */
 char *topic_inward(const char *name, const char *topic);
-char *topic_outward(const char *topic, char **name);
+char *topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1]);
 
 #endif

@@ -4,17 +4,8 @@
 
 #include "gate.h"
 
-#define MAX_KEPT_CLIENT_IDS 1000000 /* client ids of durable sessions; past it no new durable session is let in */
-
-struct kept_id {
-	char *principal;
-	UT_hash_handle hh;
-	char client_id[];
-};
-
 static struct session *sessions, *by_handle, *by_client;
 static struct device *devices, *devices_by_name;
-static struct kept_id *kept;
 
 static void device_release(struct session *session)
 {
@@ -168,50 +159,4 @@ int session_granted(const struct session *session, const char *topic)
 		}
 	}
 	return granted;
-}
-
-static struct kept_id *kept_find(const char *client_id)
-{
-	struct kept_id *found = NULL;
-	HASH_FIND_STR(kept, client_id, found);
-	return found;
-}
-
-bool client_id_is_free(const char *client_id, const char *principal)
-{
-	struct kept_id *found = kept_find(client_id);
-	return !found || !strcmp(found->principal, principal);
-}
-
-bool client_id_keep(const char *client_id, const char *principal)
-{
-	if(kept_find(client_id)) return true; /* it was free, so it is this principal's */
-	size_t length = strlen(client_id);
-	struct kept_id *entry = HASH_COUNT(kept) < MAX_KEPT_CLIENT_IDS ? malloc(sizeof(*entry) + length + 1) : NULL;
-	if(!entry) return false;
-	memcpy(entry->client_id, client_id, length + 1);
-	entry->principal = strdup(principal);
-	if(!entry->principal){
-		free(entry);
-		return false;
-	}
-	HASH_ADD_STR(kept, client_id, entry);
-	return true;
-}
-
-void client_id_forget(const char *client_id)
-{
-	struct kept_id *found = kept_find(client_id);
-	if(found){
-		HASH_DEL(kept, found);
-		free(found->principal);
-		free(found);
-	}
-}
-
-void sessions_clear(void)
-{
-	while(sessions) session_remove(sessions);
-	struct kept_id *entry, *next;
-	HASH_ITER(hh, kept, entry, next) client_id_forget(entry->client_id);
 }

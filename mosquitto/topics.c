@@ -1,4 +1,5 @@
 /* Who may publish and subscribe where. Look-ups only: no sessions, no database. The same rules as mqttprov/core/permissions.py. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ bool is_own_topic(const char *topic)
 
 bool is_name(const char *name)
 {
-	return name[0] && name[0] != '$' && !strpbrk(name, "+#/\n");
+	return name[0] && name[0] != '$' && strlen(name) <= MAX_NAME_BYTES && !strpbrk(name, "+#/\n");
 }
 
 /* What no pattern and no operator opens: requests hold secrets, and internal topics are the responder's. */
@@ -55,7 +56,8 @@ static bool covers(const char *pattern, size_t pattern_length, const char *name,
 			}
 			if(at != last) return false;
 		}
-		if(!stop || !wanted[level]) return !stop && !wanted[level];
+		if(!wanted[level]) return !stop || (end - stop == 2 && stop[1] == '#'); /* `a/#` covers `a` */
+		if(!stop) return false;
 		pattern = stop + 1;
 		wanted += level + 1;
 	}
@@ -124,41 +126,31 @@ bool may_receive(const struct principal *who, const char *topic)
 	return false;
 }
 
-static char *joined(const char *a, const char *b, const char *c, const char *d)
+/* Both in one. NULL: no memory, or longer than a topic can be: Mosquitto would send such a one as a broken packet. */
+static char *joined(const char *a, const char *b)
 {
-	size_t size = strlen(a) + strlen(b) + strlen(c) + strlen(d) + 1;
-	char *text = malloc(size);
-	if(text){
-		strcpy(text, a);
-		strcat(text, b);
-		strcat(text, c);
-		strcat(text, d);
-	}
+	char *text = NULL;
+	if(strlen(a) + strlen(b) > UINT16_MAX || asprintf(&text, "%s%s", a, b) < 0) return NULL;
 	return text;
 }
 
 char *topic_inward(const char *name, const char *topic)
 {
-	const char *rest = behind(topic, ME);
-	if(!is_name(name)) return NULL; /* the second wall: names are checked where devices are made, too */
-	if(rest) return joined(DEVICES, name, "/", rest);
-	rest = behind(topic, GATEWAY);
-	return rest ? joined(DEVICES, name, "/" "gateway/", rest) : NULL;
+	char own[sizeof(DEVICES) + MAX_NAME_BYTES + sizeof("/gateway/")];
+	const char *of_gateway = behind(topic, GATEWAY), *rest = of_gateway ? of_gateway : behind(topic, ME);
+	if(!rest || !is_name(name)) return NULL; /* the second wall: names are checked where devices are made, too */
+	snprintf(own, sizeof(own), DEVICES "%s/%s", name, of_gateway ? "gateway/" : "");
+	return joined(own, rest);
 }
 
-char *topic_outward(const char *topic, char **name)
+char *topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1])
 {
 	const char *rest = behind(topic, DEVICES);
 	size_t length = rest ? strcspn(rest, "/") : 0;
-	if(!length || !rest[length]) return NULL;
-	*name = strndup(rest, length);
-	if(!*name) return NULL;
+	if(!length || length > MAX_NAME_BYTES || !rest[length]) return NULL;
+	memcpy(name, rest, length);
+	name[length] = '\0';
 	rest += length + 1;
 	const char *of_gateway = behind(rest, "gateway/");
-	char *outward = of_gateway ? joined(GATEWAY, of_gateway, "", "") : joined(ME, rest, "", "");
-	if(!outward){
-		free(*name);
-		*name = NULL;
-	}
-	return outward;
+	return joined(of_gateway ? GATEWAY : ME, of_gateway ? of_gateway : rest);
 }

@@ -16,13 +16,19 @@ from pathlib import Path
 import pytest
 from tests.brokers.harness import Running
 
+from mqttprov.brokers.embedded import now_ms
 from mqttprov.brokers.gate_link import BrokerAddress
 from mqttprov.brokers.sidecar import Sidecar
+from mqttprov.core.requests import Granted, ProvisionRequest
 from mqttprov.mqtt import Connect, ProtocolVersion
 from mqttprov.responder.administration import IssuedToken
+from mqttprov.responder.jobs import ActivationJob, BatchProcessor, ProvisionJob
 from mqttprov.responder.state_directory import StateDirectory
 
-MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+# MQTTPROV_MOSQUITTO runs the tests with another version than the installed one.
+MOSQUITTO = os.environ.get("MQTTPROV_MOSQUITTO") or shutil.which(
+    "mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+)
 GATE = Path(__file__).parents[3] / "mosquitto"
 START_TIMEOUT_S = 30.0
 PASSWORD = "the-responders-own-password"
@@ -79,6 +85,16 @@ class Process:
             raise
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
     def is_started(self) -> bool:
         """Whether it was ever started."""
         return self._process is not None
@@ -93,9 +109,21 @@ class Process:
 class Mosquitto(Process):
     """The broker, on one port all its lives."""
 
-    def __init__(self, folder: Path, state: Path, plugin: Path | None, *, tls: tuple[Path, Path] | None = None) -> None:
-        """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key."""
+    def __init__(
+        self,
+        folder: Path,
+        state: Path,
+        plugin: Path | None,
+        *,
+        tls: tuple[Path, Path] | None = None,
+        environment: tuple[str, ...] = (),
+    ) -> None:
+        """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key.
+
+        `environment` (NAME=value) is added to ours.
+        """
         super().__init__(folder / "mosquitto.log")
+        self._environment = environment
         self.port = free_port()
         self.password_file = folder / "responder-password"
         self.password_file.touch(mode=0o600)
@@ -122,7 +150,7 @@ class Mosquitto(Process):
     async def start(self) -> None:
         """Start it and wait until it listens."""
         assert MOSQUITTO is not None
-        await self.run(MOSQUITTO, "-c", str(self._config))
+        await self.run("env", *self._environment, MOSQUITTO, "-c", str(self._config))
         async with asyncio.timeout(START_TIMEOUT_S):
             while True:
                 try:
@@ -134,6 +162,19 @@ class Mosquitto(Process):
                     continue
                 writer.close()
                 return
+
+
+def make_devices(state: StateDirectory, issued: IssuedToken, *names: str) -> list[str]:
+    """Provision devices without any broker, and log them in once; give their access tokens."""
+    processor = BatchProcessor(state.store, state.keys, now_ms=now_ms, entropy=os.urandom)
+    tokens = []
+    for name in names:
+        request = ProvisionRequest(issued.key, issued.secret, device_name=name)
+        ((_, outcome),) = processor.process([ProvisionJob(request, "", lambda _: None)])
+        assert isinstance(outcome, Granted), outcome
+        processor.process([ActivationJob(name.casefold(), 1, "", lambda _: None)])
+        tokens.append(str(outcome.value))
+    return tokens
 
 
 class Respond(Process):

@@ -1,0 +1,127 @@
+"""What a client may try against the gate: topics at the limit, others' durable sessions, a reload of the broker."""
+
+import asyncio
+import signal
+
+import pytest
+from tests.brokers.harness import Client, ask, request_bytes
+from tests.brokers.mosquitto.beside import Beside
+from tests.brokers.mosquitto.test_first_registration import until_state
+from tests.brokers.test_device_life import act, life
+
+from mqttprov.core.model import Profile
+from mqttprov.core.permissions import REQUEST_TOPIC
+from mqttprov.mqtt import Connect, Properties, ProtocolVersion, Publish, ReasonCode, encode
+
+REFUSED = ReasonCode.NOT_AUTHORIZED
+MAX_TOPIC_BYTES = 65_535
+
+
+async def durable(beside: Beside, token: str, *, version: ProtocolVersion = ProtocolVersion.V5) -> Client:
+    """Log in with the client id `kept` and a session that outlives its connection."""
+    properties = Properties(session_expiry_interval_s=100) if version is ProtocolVersion.V5 else Properties()
+    client = await beside.open(
+        Connect("kept", version=version, username=token, clean_start=False, properties=properties)
+    )
+    assert await client.connack() == ReasonCode.SUCCESS
+    return client
+
+
+async def reload(beside: Beside) -> None:
+    """Let the broker read its files again, and ask the gate again about everybody."""
+    before = beside.mosquitto.log.read_text().count("Reloading config")
+    beside.mosquitto.signal(signal.SIGHUP)
+    async with asyncio.timeout(10):
+        while beside.mosquitto.log.read_text().count("Reloading config") == before:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("prefix", ["v1/devices/me/", "v1/gateway/"])
+async def test_a_topic_that_would_grow_too_long_goes_nowhere(beside: Beside, prefix: str) -> None:
+    """Turned round it would be no topic any more: operators get nothing of it, and what comes next whole (P9)."""
+    device, operator = await beside.device("gateway-with-a-name"), await beside.operator()
+    await operator.subscribe("v1/devices/#")
+    longest = prefix + "x" * (MAX_TOPIC_BYTES - len(prefix))
+    device.send(encode(Publish(longest, b"data"), ProtocolVersion.V5))
+    await device.publish(f"{prefix}next", b"data")
+    message = await operator.message()
+    assert (message.topic.rpartition("/")[2], message.payload) == ("next", b"data")
+    assert operator.messages() == []
+
+
+async def test_the_longest_name_logs_in(beside: Beside) -> None:
+    """255 characters of a script that takes three bytes for each, and its topics are its own."""
+    issued = beside.admin.create_profile(Profile(0, "wide", unicode_names=True))
+    name = "東" * 255
+    token = (await ask(await beside.session(), request_bytes(issued, name)))["credentialsValue"]
+    device, operator = await beside.login(token), await beside.operator()
+    await operator.subscribe("v1/devices/#")
+    await device.publish("v1/devices/me/telemetry", b"1")
+    assert (await operator.message()).topic == f"v1/devices/{name}/telemetry"
+    await until_state(beside, name, "active")
+
+
+@pytest.mark.parametrize("version", list(ProtocolVersion))
+async def test_a_durable_session_tells_its_heir_nothing(beside: Beside, version: ProtocolVersion) -> None:
+    """Who comes with the client id of another's durable session gets no message of it, and its owner can come back."""
+    issued = beside.admin.create_profile(Profile(0, "own", subscribe_topics=("%d/#",)))
+    reply = await ask(await beside.session(), request_bytes(issued, "gw-1"))
+    owner = await durable(beside, reply["credentialsValue"], version=version)
+    await owner.subscribe("gw-1/#", "v1/devices/me/#")
+    owner.abort()
+    stranger = (await beside.provision("gw-2"))["credentialsValue"]
+    operator = await beside.operator()
+    heir = await durable(beside, stranger, version=version)
+    await operator.publish("gw-1/x", b"secret")
+    await operator.publish("v1/devices/gw-1/x", b"secret")
+    await heir.ping()
+    assert b"secret" not in heir.raw
+    heir.disconnect()
+    await heir.wait_closed()
+    await (await durable(beside, reply["credentialsValue"], version=version)).ping()
+
+
+async def test_a_provisioning_session_leaves_nothing_behind(beside: Beside) -> None:
+    """It cannot be durable, and nothing of its request is retained."""
+    connect = Connect("x", version=ProtocolVersion.V5, username="provision", clean_start=False)
+    assert await (await beside.open(connect)).connack() == REFUSED
+    session = await beside.session()
+    session.send(encode(Publish(REQUEST_TOPIC, b"{}", qos=1, retain=True, packet_id=9), ProtocolVersion.V5))
+    await session.until(lambda: bytes((0x40, 3, 0, 9, REFUSED)) in session.raw or session.gone)
+    assert bytes((0x40, 3, 0, 9, REFUSED)) in session.raw
+
+
+async def test_a_reload_keeps_who_may_stay_and_nobody_else(beside: Beside) -> None:
+    """Devices, operators and requests go on; a suspended device ends; no principal's name is a login (P7)."""
+    token = (await beside.provision("gw-2"))["credentialsValue"]
+    staying, going = await beside.device("gw-1"), await beside.login(token)
+    operator, waiting = await beside.operator(), await beside.session()
+    await until_state(beside, "gw-2", "active")
+    await beside.fall_silent()
+    waiting.publish_nowait(REQUEST_TOPIC, beside.payload("gw-3"), 1)
+    await waiting.ping()
+    await act(life(beside).suspend, "gw-2")
+    await going.ping()  # there is nobody who would end it
+    await reload(beside)
+    await going.wait_closed()
+    for client in (staying, operator, waiting):
+        await client.ping()
+    for name in ("d:gw-1", "r:responder", "o:alice"):
+        assert await beside.refusal(name) == REFUSED
+    await beside.respond()
+    assert b"SUCCESS" in (await waiting.message()).payload
+
+
+async def test_a_reload_leaves_durable_sessions_alone(beside: Beside) -> None:
+    """Those without connection are not refused, several times over, and can be taken up afterwards."""
+    token = (await beside.provision("gw-1"))["credentialsValue"]
+    client = await durable(beside, token)
+    await until_state(beside, "gw-1", "active")
+    client.abort()
+    other = await beside.device("gw-2")
+    await other.ping()
+    for _ in range(3):
+        await reload(beside)
+    await (await durable(beside, token)).ping()
+    assert "Client kept disconnected" not in beside.mosquitto.log.read_text()  # as who may not stay
+    assert beside.mosquitto.is_running
