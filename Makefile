@@ -12,7 +12,7 @@ run: $(VENV)/.installed
 test: check
 	@tools/test-programs.sh
 	@tools/vendor-venvs.sh $(PYTHON)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 if TYPE_CHECKING:
     from tests.interop.conftest import Broker, SharedIdClient
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop")]
+pytestmark = pytest.mark.interop
 
 
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 if TYPE_CHECKING:
     from tests.interop.conftest import Broker, Operator
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop")]
+pytestmark = pytest.mark.interop
 
 SCRIPT = Path(__file__).with_name("vendor_device.py")
 ARGUMENTS: dict[str, dict[str, str]] = {

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.interop.conftest import Broker, Operator, StartGateway, VendorGateway
 
-pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("interop")]
+pytestmark = pytest.mark.interop
 
 LIMITS_APPLIED = "Service configuration was successfully retrieved and applied."
 STARTED = "Gateway started."

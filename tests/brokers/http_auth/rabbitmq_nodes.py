@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tests.ports import free_port
+
 START_TIMEOUT_S: Final = 120.0
 _HOME: Final = Path("/usr/lib/rabbitmq/lib")
 
@@ -21,20 +23,6 @@ _HOME: Final = Path("/usr/lib/rabbitmq/lib")
 def installed() -> Path | None:
     """Give the program, None where it is not installed."""
     return next(iter(sorted(_HOME.glob("rabbitmq_server-*/sbin/rabbitmq-server"))), None)
-
-
-def free_ports(count: int) -> list[int]:
-    """Give ports that nobody uses now, none of those that the system gives to clients.
-
-    A client that tries such a port again and again, before its server listens, connects to itself in the end.
-    """
-    free: list[int] = []
-    while len(free) < count:
-        port = 20_000 + secrets.randbelow(12_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            free.append(port)
-    return free
 
 
 def settings(mqtt_port: int, questions: str) -> str:
@@ -68,7 +56,7 @@ class Node:
             "ERL_EPMD_PORT": str(mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"{name}@localhost",
-            "RABBITMQ_DIST_PORT": str(free_ports(1)[0]),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "none.conf"),
             "RABBITMQ_CONFIG_FILE": str(folder / f"{name}.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
@@ -114,7 +102,7 @@ def cluster(folder: Path, questions: str, mqtt_ports: tuple[int, int]) -> Iterat
     cookie.write_text(secrets.token_hex(16))
     cookie.chmod(0o400)
     (folder / "enabled_plugins").write_text("[rabbitmq_mqtt,rabbitmq_auth_backend_http].\n")
-    (mapper_port,) = free_ports(1)
+    mapper_port = free_port()
     mapper = subprocess.Popen(["epmd", "-port", str(mapper_port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL)
     names = ("one", "two")
     nodes = [Node(name, folder, port, questions, mapper_port) for name, port in zip(names, mqtt_ports, strict=True)]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.brokers.harness import Client, new_state, request_bytes
-from tests.brokers.http_auth.rabbitmq_nodes import cluster, free_ports, installed
+from tests.brokers.http_auth.rabbitmq_nodes import cluster, installed
 from tests.cli.command import mqttprov, start
+from tests.ports import free_port
 
 from mqttprov.gateway.actions import StateChanged
 from mqttprov.gateway.client import GatewayClient
@@ -20,7 +21,7 @@ from mqttprov.gateway.settings import GatewaySettings, SecretText
 from mqttprov.mqtt import Connect, ReasonCode
 from mqttprov.responder.administration import IssuedToken
 
-pytestmark = [pytest.mark.xdist_group("rabbitmq"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 GATEWAY_TIMEOUT_S = 30.0
 
 
@@ -44,7 +45,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     folder = tmp_path_factory.mktemp("rabbitmq")
     state = folder / "state"
     token = new_state(state)
-    listen, one, two = free_ports(3)
+    listen, one, two = (free_port() for _ in range(3))
     options = ["--listen", f"127.0.0.1:{listen}", "--broker", f"mqtt://127.0.0.1:{one}", "--json"]
     with start("http-auth", "--state", str(state), *options) as http_auth:
         assert http_auth.stdout is not None
