@@ -26,13 +26,13 @@ import msgspec
 import uvloop
 
 from mosquitto import PASSWORD, _build, _configure, _process, _wait_for
-from mqttprov.brokers.embedded import now_ms
 from mqttprov.brokers.gate_link import CONTROL_TOPIC, USERNAME
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.secrets import Keys
 from mqttprov.mqtt import ClientSession, Connect, Connected, ProtocolVersion, Published, encode
 from mqttprov.responder.state_directory import StateDirectory, initialise
 from mqttprov_simulator.cpu import cpu_seconds
-from registration import free_port
+from targets import free_port
 
 ROWS_AT_ONCE = 10_000
 DEVICE = (

@@ -11,8 +11,8 @@ import pytest
 from tests.brokers.harness import ACTOR, Client, new_state
 from tests.brokers.mosquitto.beside import PASSWORD, Mosquitto, make_devices
 
-from mqttprov.brokers.embedded import now_ms
 from mqttprov.brokers.gate_link import USERNAME
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
 from mqttprov.responder.state_directory import StateDirectory

@@ -13,7 +13,7 @@ from tests.brokers.harness import ACTOR, new_state
 from tests.brokers.mosquitto.beside import GATE, Mosquitto, make_devices
 from tests.brokers.mosquitto.fuzzer import Fuzzer
 
-from mqttprov.brokers.embedded import now_ms
+from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole, Profile
 from mqttprov.responder.state_directory import StateDirectory
 
