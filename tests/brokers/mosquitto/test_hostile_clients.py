@@ -33,6 +33,7 @@ async def reload(beside: Beside) -> None:
     beside.mosquitto.signal(signal.SIGHUP)
     async with asyncio.timeout(10):
         while beside.mosquitto.log.read_text().count("Reloading config") == before:  # noqa: ASYNC110 - of another process
+            (await beside.open(None)).abort()  # 2.1 may sleep over a signal until something else wakes it
             await asyncio.sleep(0.01)
 
 
