@@ -25,9 +25,9 @@ enum query { FIND_LOGIN, FIND_OPERATOR, FIND_STATE, QUERIES };
 static const char *const queries[QUERIES] = {
 	[FIND_LOGIN] =
 	"SELECT c.login_key, c.generation, c.status, c.verifier, d.id, d.name, d.state,"
-	" (SELECT group_concat(value, char(10)) FROM json_each(p.publish_topics)),"
-	" (SELECT group_concat(value, char(10)) FROM json_each(p.subscribe_topics)),"
-	" c.generation <= d.rotate_from, strftime('%s') * 1000 - coalesce(d.last_seen_ms, 0) >= 3600000"
+	" iif(p.publish_topics <> '[]', (SELECT group_concat(value, char(10)) FROM json_each(p.publish_topics)), NULL),"
+	" iif(p.subscribe_topics <> '[]', (SELECT group_concat(value, char(10)) FROM json_each(p.subscribe_topics)), NULL),"
+	" c.generation <= d.rotate_from, coalesce(d.last_seen_ms, 0)"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.login_key IN (?1, ?2, ?3) AND c.status <> 'superseded'"
 	" ORDER BY c.client_id IS NULL, c.generation DESC", /* bound to the client id first, as in ThingsBoard */
@@ -212,7 +212,7 @@ static enum verdict judge(sqlite3_stmt *row, const char *password, struct princi
 	who->generation = sqlite3_column_int64(row, 1);
 	who->first = !strcmp(status, "issued");
 	who->rotation_due = sqlite3_column_int(row, 9);
-	who->stale = !who->first && sqlite3_column_int(row, 10);
+	who->stale = !who->first && (int64_t)time(NULL) * 1000 - sqlite3_column_int64(row, 10) >= SEEN_EVERY_S * 1000LL;
 	memcpy(who->device_id, id, ID_CHARS + 1);
 	who->name = strdup(name);
 	who->publish_patterns = copy(column(row, 7));

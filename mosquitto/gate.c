@@ -15,7 +15,6 @@
 #define MAX_FIRST_LOGINS 65536
 #define MAX_REFUSALS 64
 #define REFUSALS_EVERY_S 5
-#define SEEN_EVERY_S 3600
 #define SEEN_AT_ONCE 256
 #define ROUND_S 10          /* after so long the responder is told again of what it has not settled */
 #define TELL_AT_ONCE 500    /* of that; more might not fit into the broker's queue for the responder */

@@ -34,6 +34,7 @@
 #define ID_CHARS 32
 #define MAX_NAME_BYTES 1020 /* 255 characters of a device or an operator */
 #define MAX_FILTERS 64 /* of one device session, on its own topics */
+#define SEEN_EVERY_S 3600 /* so often the responder is told that a device is in use */
 #define SCHEMA_VERSION 6 /* the oldest schema of the database that this plugin reads */
 
 enum role { ROLE_PROVISIONING, ROLE_DEVICE, ROLE_OPERATOR, ROLE_OBSERVER, ROLE_RESPONDER };

@@ -237,15 +237,19 @@ class Fuzzer:
         """Let them loose for so long, at most forty at a time; `reload` makes the broker read its files again."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + seconds
-        responders = [asyncio.create_task(self.respond(lambda: loop.time() > end_s)) for _ in range(2)]
-        running: set[asyncio.Task[None]] = set()
-        while loop.time() < end_s:
-            one = self.stranger() if self._random.random() < 0.7 else self.requester()
-            running.add(asyncio.create_task(one))
-            if self._random.random() < 0.01:
-                reload()
-            if len(running) >= 40:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        await asyncio.gather(*running, *responders)
+        places = asyncio.Semaphore(40)
+
+        async def one() -> None:
+            try:
+                await (self.stranger() if self._random.random() < 0.7 else self.requester())
+            finally:
+                places.release()
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(2):
+                tasks.create_task(self.respond(lambda: loop.time() > end_s))
+            while loop.time() < end_s:
+                await places.acquire()
+                tasks.create_task(one())
+                if self._random.random() < 0.01:
+                    reload()

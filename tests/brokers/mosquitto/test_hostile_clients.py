@@ -30,10 +30,11 @@ async def durable(beside: Beside, token: str, *, version: ProtocolVersion = Prot
 async def reload(beside: Beside) -> None:
     """Let the broker read its files again, and ask the gate again about everybody."""
     before = beside.mosquitto.log.read_text().count("Reloading config")
-    beside.mosquitto.signal(signal.SIGHUP)
     async with asyncio.timeout(10):
-        while beside.mosquitto.log.read_text().count("Reloading config") == before:  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.01)
+        while beside.mosquitto.log.read_text().count("Reloading config") == before:
+            beside.mosquitto.signal(signal.SIGHUP)  # one that comes while it reloads is lost
+            (await beside.open(None)).abort()  # 2.1 may sleep over a signal until something else wakes it
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("prefix", ["v1/devices/me/", "v1/gateway/"])
