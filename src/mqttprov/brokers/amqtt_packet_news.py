@@ -1,10 +1,11 @@
-"""Tells third parties' amqtt plugins of single packets as amqtt does: received ones before they are handled.
+"""Tells amqtt's plugins of single packets: of those received before they are handled, of those sent once written.
 
 Nothing of this is made unless a plugin hooks `on_mqtt_packet_*`. Secrets stay hidden (P3, P6): sessions that may only
 provision are not told of at all, and of CONNECT only when it is known whom it is from. Nothing here raises into the
 engine, and what waits for a slow plugin is bounded (P9).
 """
 
+import asyncio
 import logging
 from collections import deque
 from typing import Any, Final
@@ -20,6 +21,7 @@ from mqttprov.mqtt import Connect, Packet, Publish
 
 MAX_WAITING_PACKETS: Final = 10_000
 MAX_WAITING_BYTES: Final = 16_777_216
+MAX_PACKETS_AT_ONCE: Final = 200  # of one read or write: amqtt's packets cost much more than ours
 
 _log: Final = logging.getLogger(__name__)
 
@@ -73,7 +75,18 @@ class PacketNews:
 class ConnectionPackets:
     """The packets of one connection; plugins hear of the next when they are done with the one before."""
 
-    __slots__ = ("_away", "_busy", "_connect", "_hidden", "_incoming", "_news", "_outgoing", "_view", "_waiting")
+    __slots__ = (
+        "_away",
+        "_budget",
+        "_busy",
+        "_connect",
+        "_hidden",
+        "_incoming",
+        "_news",
+        "_outgoing",
+        "_view",
+        "_waiting",
+    )
 
     def __init__(self, news: PacketNews) -> None:
         self._news = news
@@ -82,9 +95,10 @@ class ConnectionPackets:
         self._connect: tuple[Connect, int] | None = None  # until it is known whom it is from: it holds the password
         self._view: Any = None  # amqtt's session, once it has begun
         self._hidden = False
-        self._waiting: deque[tuple[str, dict[str, Any], int]] = deque()
-        self._busy = False
-        self._away = False  # whether a plugin takes its time
+        self._waiting: deque[tuple[str, Packet, int]] = deque()
+        self._busy = False  # while what waits is told, or will be
+        self._budget = 0  # how many packets may be told before others have their turn
+        self._away = False  # while a plugin takes its time
 
     # --- what the connection says ---
 
@@ -104,6 +118,7 @@ class ConnectionPackets:
         """Take that nobody may know of this session."""
         self._hidden = True
         self._connect = None
+        self._incoming = PacketReader()  # it may hold a request that came with CONNECT
 
     def sent(self, data: bytes) -> None:
         """Take what was written to the client. Before it was accepted that is a refusal."""
@@ -119,6 +134,7 @@ class ConnectionPackets:
     # --- inside ---
 
     def _read(self, reader: PacketReader, data: bytes, event: str) -> None:
+        self._budget = MAX_PACKETS_AT_ONCE
         for packet, size_bytes in reader.feed(data):
             if isinstance(packet, Connect):
                 self._connect = (packet, size_bytes)
@@ -133,38 +149,49 @@ class ConnectionPackets:
             self._tell(MQTTEvents.PACKET_RECEIVED, disguised(connect, username), size_bytes)
 
     def _tell(self, event: str, packet: Packet, size_bytes: int) -> None:
-        if not self._news.wants(event) or not self._news.enter(size_bytes):
-            return
-        if isinstance(packet, Publish) and packet.topic == REQUEST_TOPIC:
-            packet = msgspec.structs.replace(packet, payload=b"")  # refused here, but it may hold a key and a secret
-        try:
-            told = as_amqtt(packet, size_bytes)
-        except Exception:  # noqa: BLE001 - it is somebody else's decoder
-            _log.warning("amqtt cannot read a packet that plugins would be told of: %s", type(packet).__name__)
-            told = None
-        if told is None:
-            self._news.leave(size_bytes)
-            return
-        arguments = {"packet": told}
-        if self._view is not None and not isinstance(packet, Connect):
-            arguments["session"] = self._view
-        self._waiting.append((event, arguments, size_bytes))
-        self._go_on()
+        if self._news.wants(event) and self._news.enter(size_bytes):
+            if isinstance(packet, Publish) and packet.topic == REQUEST_TOPIC:
+                packet = msgspec.structs.replace(packet, payload=b"")  # refused here, but may hold a key and a secret
+            self._waiting.append((event, packet, size_bytes))
+            self._go_on()
 
     def _go_on(self) -> None:
-        """Tell what waits, until a plugin takes its time."""
+        """Tell what waits, until a plugin takes its time, or others have to have their turn."""
         if self._busy:
             return
         self._busy = True
         while self._waiting:
-            event, arguments, size_bytes = self._waiting.popleft()
+            if not self._budget:
+                asyncio.get_running_loop().call_soon(self._again)
+                return
+            self._budget -= 1
+            event, packet, size_bytes = self._waiting.popleft()
             self._news.leave(size_bytes)
-            if not self._news.start(event, arguments, self._done):
+            arguments = self._arguments(packet, size_bytes)
+            if arguments is not None and not self._news.start(event, arguments, self._done):
                 self._away = True
                 return
         self._busy = False
 
+    def _arguments(self, packet: Packet, size_bytes: int) -> dict[str, Any] | None:
+        """Give what a hook is called with; None for a packet that amqtt does not know."""
+        try:
+            told = as_amqtt(packet, size_bytes)
+        except Exception:  # noqa: BLE001 - it is somebody else's decoder
+            _log.warning("amqtt cannot read a packet that plugins would be told of: %s", type(packet).__name__)
+            return None
+        if told is None:
+            return None
+        if self._view is None or isinstance(packet, Connect):
+            return {"packet": told}
+        return {"packet": told, "session": self._view}
+
     def _done(self, _: object) -> None:
         if self._away:
-            self._away = self._busy = False
-            self._go_on()
+            self._away = False
+            self._again()
+
+    def _again(self) -> None:
+        self._budget = MAX_PACKETS_AT_ONCE
+        self._busy = False
+        self._go_on()

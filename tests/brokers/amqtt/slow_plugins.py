@@ -72,3 +72,43 @@ class NotingPlugin(BasePlugin[Any]):  # type: ignore[misc]  # amqtt is not typed
     async def on_broker_retained_message(self, **told: Any) -> None:
         """Note."""
         self.told.append(("retained", told))
+
+
+class PacketPlugin(BasePlugin[Any]):  # type: ignore[misc]  # amqtt is not typed for others
+    """Notes packets as (direction, class, client id or None) and the packets themselves."""
+
+    told: ClassVar[list[tuple[str, str, str | None]]] = []
+    packets: ClassVar[list[Any]] = []
+
+    async def on_mqtt_packet_received(self, *, packet: Any, session: Any = None) -> None:
+        """Note."""
+        await self._note("in", packet, session)
+
+    async def on_mqtt_packet_sent(self, *, packet: Any, session: Any = None) -> None:
+        """Note."""
+        await self._note("out", packet, session)
+
+    async def _note(self, direction: str, packet: Any, session: Any) -> None:
+        self.packets.append(packet)
+        self.told.append((direction, type(packet).__name__, session.client_id if session is not None else None))
+
+
+class SlowPacketPlugin(PacketPlugin):
+    """Takes its time for every packet, more for one than for the other."""
+
+    gate: ClassVar[asyncio.Event | None] = None  # if there is one, the plugin waits for it
+
+    async def _note(self, direction: str, packet: Any, session: Any) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        else:
+            await asyncio.sleep(0.002 * (len(self.told) % 2))
+        await super()._note(direction, packet, session)
+
+
+class BrokenPacketPlugin(PacketPlugin):
+    """Fails for every packet, once it has noted it."""
+
+    async def _note(self, direction: str, packet: Any, session: Any) -> None:
+        await super()._note(direction, packet, session)
+        raise RuntimeError("broken")
