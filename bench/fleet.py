@@ -86,7 +86,7 @@ def asked(what: str, ask: Callable[[], Any]) -> None:
 def seen(path: Path, at_ms: int, condition: str = "1") -> None:
     """Let devices have been in use at a time."""
     with closing(sqlite3.connect(path / "mqttprov.db")) as database, database:
-        database.execute(f"UPDATE device SET created_ms = 0, last_seen_ms = ? WHERE {condition}", (at_ms,))  # noqa: S608
+        database.execute(f"UPDATE device SET created_ms = 0, last_seen_ms = ? WHERE {condition}", (at_ms,))  # noqa: S608 - from below
 
 
 def copy(path: Path, times: int) -> None:

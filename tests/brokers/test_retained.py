@@ -132,7 +132,7 @@ async def test_more_retained_messages_than_a_queue_holds_are_all_given(broker: R
     for qos in (0, 1, 2):
         reader = await broker.operator()
         await reader.subscribe("t/#", qos=qos)
-        await reader.until(lambda one=reader: len(one.messages()) == 2_000)  # type: ignore[misc]
+        await reader.until(lambda one=reader: len(one.messages()) == 2_000)  # type: ignore[misc] # lambda default
         await reader.ping()
         assert len({m.topic for m in reader.messages()}) == len(reader.messages()) == 2_000
 

@@ -262,7 +262,7 @@ class TestLists:
 
 def activate(desk: Desk, *names: str) -> None:
     """Log devices in with their newest credentials."""
-    from mqttprov.responder.jobs import ActivationJob  # noqa: PLC0415
+    from mqttprov.responder.jobs import ActivationJob  # noqa: PLC0415 - here alone
 
     for name in names:
         row = next(desk.reader.devices(name))

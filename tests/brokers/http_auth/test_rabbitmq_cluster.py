@@ -65,7 +65,7 @@ def provision(nodes: Nodes, name: str, port: int | None = None) -> dict[str, Any
     reply = request_once(
         payload, host="127.0.0.1", port=port or nodes.one, tls=None, timeout_s=20, own_topics=True
     )  # fmt: skip
-    return json.loads(reply)  # type: ignore[no-any-return]
+    return json.loads(reply)  # type: ignore[no-any-return] # an object
 
 
 def connect(username: str, client_id: str, password: str = "") -> Connect:
@@ -103,7 +103,7 @@ async def device(nodes: Nodes, opened: Open, name: str, port: int | None = None)
 async def refusal(opened: Open, port: int, packet: Connect) -> ReasonCode:
     """Try to log in; give the reason."""
     client = await opened(port, packet)
-    return await client.connack()  # type: ignore[no-any-return]
+    return await client.connack()  # type: ignore[no-any-return] # `opened` is untyped
 
 
 async def operator(nodes: Nodes, opened: Open) -> Client:
