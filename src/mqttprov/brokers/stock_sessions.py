@@ -228,11 +228,6 @@ class StockSessions:
             else:
                 await asyncio.sleep(0.01)  # amqtt is about to tell us of the connection
 
-    def end_all(self) -> None:
-        """End everything."""
-        for ours in list(self._by_key.values()):
-            self.end(ours)
-
 
 def identity_of(principal: Principal) -> str:
     """Give what two sessions of the same principal share. Device ids are hex, so no operator can look like one."""

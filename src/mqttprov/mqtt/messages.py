@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from mqttprov.mqtt.packets import Publish, Will
+from mqttprov.mqtt.packets import Will
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 
 
@@ -30,11 +30,6 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             f"Message(topic={self.topic!r}, payload=<{len(self.payload)} bytes>, qos={self.qos}, retain={self.retain}, "
             f"properties={self.properties!r})"
         )
-
-    @classmethod
-    def from_publish(cls, publish: Publish, now_s: float = 0.0) -> "Message":
-        """Take the message out of a PUBLISH that a session has let through; its expiry counts from `now_s`."""
-        return cls(publish.topic, publish.payload, publish.qos, publish.retain, publish.properties, now_s)
 
     @classmethod
     def from_will(cls, will: Will, now_s: float = 0.0) -> "Message":
