@@ -100,7 +100,11 @@ def heard(client: Client, text: bytes) -> bool:
 
 @pytest.mark.timeout(150)
 async def test_fifty_eavesdroppers_get_no_byte_of_two_hundred_replies(beside: Beside) -> None:
-    """Operators, observers, devices and other provisioning sessions with every filter: nothing of any reply (P3)."""
+    """Operators, observers, devices and other provisioning sessions with every filter: nothing of any reply (P3).
+
+    Two responders answer; a refusal is as private.
+    """
+    await beside.another()
     issued = beside.admin.create_profile(
         Profile(0, "nosy", publish_topics=("%d/#",), subscribe_topics=("%d/#", "x/+/#"))
     )
@@ -132,12 +136,22 @@ async def test_fifty_eavesdroppers_get_no_byte_of_two_hundred_replies(beside: Be
 
     answered = await asyncio.gather(*(one(number) for number in range(GATEWAYS)))
     assert {reply["status"] for reply, _ in answered} == {"SUCCESS"}
+    refused = await ask(await beside.session(), beside.payload("gw-x", provisionDeviceSecret="planted-wrong-secret"))
+    assert refused["status"] == "NOT_FOUND"
     secrets = [reply["credentialsValue"].encode() for reply, _ in answered]
     for kind, client in listeners:
         if kind in {"operator", "observer"}:
             await client.until(partial(heard, client, b'"device":"gw-199"'))
         await client.ping()
-        for forbidden in (b"credentialsValue", b"SUCCESS", RESPONSE_TOPIC.encode(), b"reply ", *secrets):
+        for forbidden in (
+            b"credentialsValue",
+            b"SUCCESS",
+            b"errorMsg",
+            b"planted-wrong",
+            RESPONSE_TOPIC.encode(),
+            b"reply ",
+            *secrets,
+        ):
             assert forbidden not in client.raw, (kind, forbidden)
     everything = b"".join(bytes(session.raw) for _, session in answered)
     for (_, session), secret in zip(answered, secrets, strict=True):
