@@ -35,7 +35,10 @@ from mqttprov.mqtt import (
 
 CONTROL_TOPIC: Final = "$CONTROL/provision/v1"
 USERNAME: Final = "_responder"
-RECEIVE_MAXIMUM: Final = 1024  # what is taken and not settled: two batches of the pipeline
+RECEIVE_MAXIMUM: Final = 1024  # what is to be taken and not settled: two batches of the pipeline
+# Mosquitto 2.0 sends more than that once some of it is settled and some is not; what is too much for the pipeline is
+# refused or told again, while hanging up would lose all of it, over and over.
+_MAX_UNSETTLED: Final = 65_535  # as many as there are packet ids
 MAX_COMMANDS_BYTES: Final = 32_768  # in one packet: the broker does nothing else while it obeys
 KEEP_ALIVE_S: Final = 30
 _MAX_PACKET_BYTES: Final = 262_144
@@ -91,6 +94,7 @@ class Link(asyncio.Protocol):
             connect,
             max_packet_bytes=_MAX_PACKET_BYTES,
             manual_ack=True,
+            max_unsettled=_MAX_UNSETTLED,
             max_queued_messages=_MAX_QUEUED,
             max_queued_bytes=_MAX_QUEUED * 1024,
         )
