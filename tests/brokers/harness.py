@@ -175,8 +175,9 @@ class Client(asyncio.Protocol):
 
     def end_of_input(self) -> None:
         """Tell the broker that nothing more comes, and go on reading."""
-        if self._transport is not None and not self.gone:
-            self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the broker may have reset the connection
+            if self._transport is not None and not self.gone:
+                self._transport.write_eof()
 
     def abort(self) -> None:
         """Cut the connection off at once."""

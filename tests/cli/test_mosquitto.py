@@ -106,6 +106,7 @@ def test_the_configuration_avoids_the_traps(cli: Cli, state: Path, tmp_path: Pat
         "per_listener_settings false",
         "set_tcp_nodelay true",
         "max_queued_messages 1000",
+        "connection_messages false",
         f"plugin {folder}/mqttprov_gate.so",
         f"plugin_opt_database {state}/mqttprov.db",
         f"plugin_opt_pepper_file {state}/keys/pepper",

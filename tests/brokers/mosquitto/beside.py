@@ -121,11 +121,12 @@ class Mosquitto(Process):
         tls: tuple[Path, Path] | None = None,
         trust: Path | None = None,
         environment: tuple[str, ...] = (),
+        settings: tuple[str, ...] = (),
     ) -> None:
         """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key.
 
         With `trust`, a folder of client certificates, TLS is on a port of its own, for clients with a certificate.
-        `environment` (NAME=value) is added to ours.
+        `environment` (NAME=value) and `settings` (lines) are added to ours.
         """
         super().__init__(folder / "mosquitto.log")
         self._environment = environment
@@ -141,6 +142,7 @@ class Mosquitto(Process):
             "set_tcp_nodelay true",
             "max_queued_messages 10000",
             f"user {'root' if os.getuid() == 0 else 'mosquitto'}",
+            *settings,
         ]
         if tls is not None:
             lines[1:1] = [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
