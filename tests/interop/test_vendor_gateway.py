@@ -130,6 +130,8 @@ def test_two_at_once_without_a_selection_get_different_credentials(fleet: dict[s
     assert len(names) == len(values) == 2
 
 
+# Its whole life beside Mosquitto, with power cuts, is in test_vendor_gateway_life.
+@pytest.mark.parametrize("broker", ["serve"], indirect=True, scope="session")
 def test_a_restart_keeps_the_credentials_even_when_the_token_is_revoked(
     broker: Broker, start_gateway: StartGateway
 ) -> None:
