@@ -17,6 +17,7 @@ from tests.ports import free_port
 from mqttprov.brokers import standing_link
 from mqttprov.brokers.broker_link import BrokerAddress
 from mqttprov.brokers.http_auth.answering import Answering
+from mqttprov.brokers.http_auth.app import ADAPTERS
 from mqttprov.brokers.http_auth.desk import Desk
 from mqttprov.brokers.http_auth.routed_responder import RoutedResponder
 from mqttprov.brokers.http_auth.server import path_secret
@@ -91,6 +92,18 @@ async def test_guests_are_let_in_while_the_link_stands(front: Front, join: Serve
             await asyncio.sleep(0)
     assert await joined.lets_in()
     others.close()
+
+
+@pytest.mark.parametrize("name", ["emqx", "vernemq", "rabbitmq"])
+async def test_each_broker_is_told_in_its_own_form(front: Front, name: str) -> None:
+    """An explicit refusal while nobody would answer, and none afterwards: it is not remembered (P10)."""
+    guest = {"clientid": GUEST_ID, "client_id": GUEST_ID, "username": "provision", "password": ""}
+    path = {"emqx": "authenticate", "vernemq": "", "rabbitmq": "user"}[name]
+    body = (urlencode(guest) if name == "rabbitmq" else json.dumps(guest)).encode()
+    for answered in (False, True):
+        front.is_answered = answered
+        verdict = await front.ask(ADAPTERS[name], path, body, vernemq_hook="auth_on_register")
+        assert (verdict == ADAPTERS[name].deny) is not answered
 
 
 class Unwilling(Server):
