@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.brokers.harness import Running
 
-from mqttprov.brokers.gate_link import BrokerAddress
+from mqttprov.brokers.broker_link import BrokerAddress
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.sidecar import Sidecar
 from mqttprov.core.requests import Granted, ProvisionRequest

@@ -83,7 +83,7 @@ async def test_a_topic_that_a_device_chose_is_no_command(beside: Beside) -> None
     await other.ping()
     told: list[str] = []
     desk = GateDesk(
-        beside.sidecar._responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0])))
+        beside.sidecar._run.responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0])))
     )
     for topic in (hostile, "v1/devices/me/rpc/request/1"):
         asked = Publish(
