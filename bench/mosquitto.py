@@ -26,8 +26,9 @@ import msgspec
 import uvloop
 
 from cycle import run_cycles
+from mqttprov.brokers.broker_link import BrokerAddress
 from mqttprov.brokers.gate_desk import SHARED_FILTERS
-from mqttprov.brokers.gate_link import BrokerAddress, Link
+from mqttprov.brokers.gate_link import GateLink
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.requests import Granted, ProvisionRequest
@@ -59,19 +60,18 @@ async def _do_nothing(port: int, token: str) -> None:
     """Give every request the same reply, with a token that really logs in, until the process is ended."""
     reply = b'{"credentialsValue":"%b","credentialsType":"ACCESS_TOKEN","status":"SUCCESS"}' % token.encode()
 
-    async def prepare(link: Link) -> None:
+    async def prepare(link: GateLink) -> None:
         await link.subscribe(*SHARED_FILTERS)
         await link.execute("hello")
 
-    def answer(link: Link, publish: Publish) -> None:
+    def answer(link: GateLink, publish: Publish) -> None:
         kind, _, handle = publish.topic.removeprefix("_prov/").partition("/")
         if kind == "request":
             link.command(f"reply {handle} {len(reply)}", reply)
         link.settle(publish.packet_id)
 
-    standing = StandingLink(
-        BrokerAddress("127.0.0.1", port, tls=False), PASSWORD, tls=None, prepare=prepare, on_message=answer
-    )
+    address = BrokerAddress("127.0.0.1", port, tls=False)
+    standing = StandingLink(address, lambda: GateLink(address, PASSWORD, answer), tls=None, prepare=prepare)
     await standing.start()
     print("ready", flush=True)
     await asyncio.Event().wait()

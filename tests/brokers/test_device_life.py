@@ -284,6 +284,15 @@ async def test_a_gateway_that_was_away_is_told_to_rotate_when_it_is_back(broker:
         await act(life(broker).rotate, "gw-1")
 
 
+async def test_new_labels_do_not_make_a_rotation_forgotten(broker: Running) -> None:
+    """A gateway that does not listen to calls yet is told when it does, whatever is committed meanwhile."""
+    gateway = await broker.device("gw-1")
+    await act(life(broker).rotate, "gw-1")
+    await act(life(broker).label, "gw-1", {"site": "north"})
+    await gateway.subscribe(CALLS)
+    assert b"gateway_remove_provisioned_credentials" in await answer(gateway)
+
+
 async def test_what_another_process_commits_without_ringing_is_acted_on_too(broker: Running) -> None:
     """The chain alone says what to do; the doorbell only makes it quick (P7)."""
     gateway = await broker.device("gw-1")

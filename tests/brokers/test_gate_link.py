@@ -7,78 +7,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from tests.brokers.stub_broker import Server
 
 from mqttprov.brokers import standing_link
+from mqttprov.brokers.broker_link import BrokerAddress, LinkLost
 from mqttprov.brokers.gate_desk import GateDesk
-from mqttprov.brokers.gate_link import CONTROL_TOPIC, MAX_COMMANDS_BYTES, RECEIVE_MAXIMUM, BrokerAddress, Link, LinkLost
+from mqttprov.brokers.gate_link import CONTROL_TOPIC, MAX_COMMANDS_BYTES, RECEIVE_MAXIMUM, GateLink
 from mqttprov.brokers.standing_link import StandingLink
-from mqttprov.mqtt import (
-    ConnectReceived,
-    Message,
-    MessageDelivered,
-    Properties,
-    ProtocolVersion,
-    Publish,
-    PublishReceived,
-    ReasonCode,
-    ServerLimits,
-    ServerSession,
-    SubscribeReceived,
-    encode,
-)
-from mqttprov.mqtt.events import ServerEvent
+from mqttprov.mqtt import Message, Properties, ProtocolVersion, Publish, ReasonCode, encode
 
-
-class Server(asyncio.Protocol):
-    """The other end: accepts everybody, acknowledges what it is told to, and notes what comes in which order."""
-
-    connections: "list[Server]"
-
-    def __init__(self, connections: "list[Server]") -> None:
-        connections.append(self)
-        self.session = ServerSession(ServerLimits())
-        self.seen: list[tuple[str, bytes]] = []
-        self.acknowledges = True
-        self.changed = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Note what comes, and answer."""
-        for event in self.session.receive(data):
-            self._take(event)
-        self.flush()
-        self.changed.set()
-
-    def _take(self, event: ServerEvent) -> None:
-        match event:
-            case ConnectReceived():
-                self.session.accept()
-            case SubscribeReceived(subscribe):
-                self.session.suback(subscribe.packet_id, (ReasonCode.GRANTED_QOS_1,) * len(subscribe.subscriptions))
-            case PublishReceived(publish):
-                self.seen.append((publish.topic, publish.payload))
-                if publish.packet_id is not None and self.acknowledges:
-                    self.session.acknowledge(publish.packet_id)
-            case MessageDelivered():
-                self.seen.append(("PUBACK", b""))
-
-    def flush(self) -> None:
-        """Write."""
-        self.transport.write(self.session.take_output())
-
-    async def until(self, number: int) -> list[tuple[str, bytes]]:
-        """Wait until so much has come."""
-        async with asyncio.timeout(10):
-            while len(self.seen) < number:
-                self.changed.clear()
-                await self.changed.wait()
-        return self.seen
-
-
-Connecting = Callable[[], Awaitable[tuple[StandingLink, Server]]]
+Connecting = Callable[[], Awaitable[tuple[StandingLink[GateLink], Server]]]
 
 
 @pytest.fixture
@@ -92,16 +30,19 @@ async def connect(connections: list[Server], monkeypatch: pytest.MonkeyPatch) ->
     """Give a function that makes a standing connection to a server."""
     monkeypatch.setattr(standing_link, "backoff_delay_s", lambda *_: 0.0)
     server = await asyncio.get_running_loop().create_server(lambda: Server(connections), "127.0.0.1", 0)
-    made: list[StandingLink] = []
+    made: list[StandingLink[GateLink]] = []
     got: list[Publish] = []
 
-    async def make() -> tuple[StandingLink, Server]:
-        async def prepare(link: Link) -> None:
+    async def make() -> tuple[StandingLink[GateLink], Server]:
+        async def prepare(link: GateLink) -> None:
             await link.subscribe("x")
 
         address = BrokerAddress("127.0.0.1", server.sockets[0].getsockname()[1], tls=False)
         standing = StandingLink(
-            address, "secret", tls=None, prepare=prepare, on_message=lambda _, publish: got.append(publish)
+            address,
+            lambda: GateLink(address, "secret", lambda _, publish: got.append(publish)),
+            tls=None,
+            prepare=prepare,
         )
         made.append(standing)
         async with asyncio.timeout(10):
@@ -182,7 +123,7 @@ def test_a_request_that_is_told_twice_is_decided_once() -> None:
     asked: list[Any] = []
     said: list[str] = []
     settled: list[int | None] = []
-    link = cast("Link", SimpleNamespace(settle=settled.append, command=lambda line, _: said.append(line)))
+    link = cast("GateLink", SimpleNamespace(settle=settled.append, command=lambda line, _: said.append(line)))
     responder: Any = SimpleNamespace(request=lambda *request: asked.append(request))
     desk = GateDesk(responder, lambda: link)
     properties = Properties(user_properties=(("source", "10.0.0.1"),))
@@ -207,6 +148,6 @@ def test_what_cannot_be_read_does_not_stay_in_the_way(publish: Publish, expected
     """A gate of another release: it is logged, and settled so that the window does not fill (P9)."""
     expected_errors.append("could not be read")
     settled: list[int | None] = []
-    link = cast("Link", SimpleNamespace(settle=settled.append))
+    link = cast("GateLink", SimpleNamespace(settle=settled.append))
     GateDesk(cast("Any", SimpleNamespace(request=None)), lambda: link).message(link, publish)
     assert settled == [7]

@@ -31,7 +31,7 @@ from mqttprov.brokers.embedded import MQTT, MQTTS, TURN_S, WS, WSS, file_limit, 
 from mqttprov.brokers.embedded import BrokerError as CannotStart
 from mqttprov.brokers.listeners import Listeners
 from mqttprov.brokers.plugin_calls import PluginCalls
-from mqttprov.brokers.responder_run import ResponderRun
+from mqttprov.brokers.responder_run import BrokerRun
 from mqttprov.core.audit import ChainedEvent
 from mqttprov.mqtt import Grant, Message, Retained, TopicError, validate_topic_name
 from mqttprov.responder.authorities import Authorities
@@ -75,7 +75,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         super().__init__(config, loop, plugin_namespace)
         self._owns_state = state is None
         self._state = state if state is not None else StateDirectory(Path(str(named)))
-        self._run: ResponderRun | None = None
+        self._run: BrokerRun | None = None
         self._listeners: list[Listeners] = []
         self._turn_handle: asyncio.TimerHandle | None = None
         self.urls: list[str] = []
@@ -88,7 +88,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         loop = asyncio.get_running_loop()
         await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
         self._calls = PluginCalls(loop)
-        self._run = ResponderRun(self._state, loop)
+        self._run = BrokerRun(self._state, loop)
         self._authorities_pem = self._trusted(self._run, self._run.authorities)
         trusts = {name: self._trust_of(each, self._run) for name, each in self.listeners_config.items() if each.ssl}
         self._trusts = list(trusts.values())
@@ -127,7 +127,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
         self._listeners.append(listeners)
         self.urls.append(await listeners.open(doors[trust is not None], (host or "").strip("[]"), port, trust))
 
-    def _trust_of(self, listener: ListenerConfig, run: ResponderRun) -> tls.ClientTrust:
+    def _trust_of(self, listener: ListenerConfig, run: BrokerRun) -> tls.ClientTrust:
         if listener.certfile is None or listener.keyfile is None:
             raise BrokerError("'certfile' or 'keyfile' configuration parameter missing")
         certificate, key = Path(listener.certfile), Path(listener.keyfile)
@@ -144,7 +144,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt is not typed for other
             raise BrokerError(f"Can't use cert file '{listener.certfile}': {error}") from error
 
     @staticmethod
-    def _trusted(run: ResponderRun, authorities: Authorities) -> str:
+    def _trusted(run: BrokerRun, authorities: Authorities) -> str:
         return "".join([authorities.certificates_pem, *run.responder.chain_authorities()])
 
     def _take_up(self, authorities: Authorities) -> None:

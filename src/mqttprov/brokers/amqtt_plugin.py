@@ -21,7 +21,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from mqttprov.brokers.amqtt_seam import AmqttSession, other_plugins
 from mqttprov.brokers.amqtt_shortcomings import warn
-from mqttprov.brokers.responder_run import ResponderRun
+from mqttprov.brokers.responder_run import BrokerRun
 from mqttprov.brokers.stock_desk import StockDesk
 from mqttprov.responder.state_directory import StateDirectory
 
@@ -47,7 +47,7 @@ class ProvisioningPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
         self._ready = False
         self._turn_handle: asyncio.TimerHandle | None = None
         self._state = StateDirectory(Path(self.config.state))
-        self._run = ResponderRun(self._state, context.loop)
+        self._run = BrokerRun(self._state, context.loop)
 
     # --- life ---
 

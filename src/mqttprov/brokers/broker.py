@@ -5,22 +5,20 @@ go from the responder to the connection that asked (P3).
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
-
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.connection import Connection
-from mqttprov.brokers.farewell import WIPE_CALL, Farewells
+from mqttprov.brokers.device_events import ask_to_rotate, ended_by, older, relabel
+from mqttprov.brokers.farewell import WIPE_CALL, Farewells, body_of
 from mqttprov.brokers.outcomes import LoginRefused, Recorded, SessionBegun, SessionEnded
 from mqttprov.brokers.outcomes import Outcome as Happened
 from mqttprov.brokers.routing import Router, is_own
 from mqttprov.brokers.sessions import Session, Sessions
 from mqttprov.brokers.wheel import DeadlineWheel
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
 from mqttprov.core.login import Holder, Principal, Role
 from mqttprov.core.permissions import AUDIT_PREFIX, CHECKPOINT_LEVEL, inward, may_publish, topic_of_device
 from mqttprov.core.requests import Granted, Outcome
@@ -224,12 +222,11 @@ class EmbeddedBroker:
         if event.kind in ENDS_SESSIONS:
             self._end_sessions(event)
         elif event.kind == EventKind.ROTATION_REQUESTED:
-            self._ask_to_rotate(event)
+            ask_to_rotate(event, self, self._connections_of(event))
         elif event.kind == EventKind.LABELLED:
-            self._relabel(event)
-        if self._on_outcome is not None:
-            with contextlib.suppress(ValueError):  # damaged in the store, or of a newer release
-                self._on_outcome(Recorded(event.seq, parse_body(event.body)[1]))
+            relabel(event, [*self.sessions.of_device(event.device_id or ""), *self._connections_of(event)])
+        if self._on_outcome is not None and (body := body_of(event)) is not None:
+            self._on_outcome(Recorded(event.seq, body))
         self._publish_audit(event.kind, lambda: f'{event.body[:-1]},"hash":"{event.hash}"}}')
 
     def _end_sessions(self, event: ChainedEvent) -> None:
@@ -238,7 +235,7 @@ class EmbeddedBroker:
         None of them leaves a will: its device has lost the right to speak, and that it is offline is known.
         """
         connections = []
-        for session in self._ended_by(event):
+        for session in ended_by(event, self.sessions.of_device(event.device_id or "")):
             connection = session.connection
             if connection is None:
                 self.sessions.end(session, ReasonCode.NOT_AUTHORIZED, with_will=False)
@@ -247,24 +244,9 @@ class EmbeddedBroker:
                 connection.session.will = None
                 connections.append(connection)
         self.farewells.begin(event, connections)
-        if event.kind == EventKind.DECOMMISSIONED:
-            name = _device_of(event)
-            if name is not None:
-                self.router.forget_device(name)
-
-    def _ended_by(self, event: ChainedEvent) -> list[Session]:
-        """Give the sessions that an event ends: all of the device, or those from before its transfer.
-
-        A device that completes its transfer may have logged in with its new credentials before we meet the event.
-        """
-        sessions = list(self.sessions.of_device(event.device_id or ""))
-        if event.kind != EventKind.TRANSFER_COMPLETED:
-            return sessions
-        try:
-            generation = parse_body(event.body)[1].generation or 0
-        except ValueError:  # damaged in the store: rather one login too many
-            return sessions
-        return self._older(event.device_id or "", generation)
+        body = body_of(event) if event.kind == EventKind.DECOMMISSIONED else None
+        if body is not None and body.device is not None:
+            self.router.forget_device(body.device)
 
     def publish_checkpoint(self, note: str) -> None:
         """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
@@ -279,26 +261,9 @@ class EmbeddedBroker:
             for receiver, granted in receivers:
                 self.router.deliver(receiver, message, granted)
 
-    def _ask_to_rotate(self, event: ChainedEvent) -> None:
-        """Let a gateway give up its credentials, so that it asks for new ones; until those log in the old ones work."""
+    def _connections_of(self, event: ChainedEvent) -> list[Connection]:
         sessions = self.sessions.of_device(event.device_id or "")
-        connections = [session.connection for session in sessions if session.connection is not None]
-        called = self.call(connections, event.seq, WIPE_CALL)
-        for connection in connections:
-            if connection not in called and connection.principal is not None:
-                # It is told once it listens, as one that comes back later.
-                connection.principal = msgspec.structs.replace(connection.principal, rotation_due=True)
-
-    def _relabel(self, event: ChainedEvent) -> None:
-        """Let the sessions of a device know its new labels; it is told when it asks."""
-        try:
-            labels = parse_body(event.body)[1].labels or {}
-        except ValueError:  # damaged in the store: they keep what they had at their login
-            return
-        for session in self.sessions.of_device(event.device_id or ""):
-            session.principal = msgspec.structs.replace(session.principal, labels=labels)
-            if session.connection is not None:
-                session.connection.principal = session.principal
+        return [session.connection for session in sessions if session.connection is not None]
 
     # --- subscriptions ---
 
@@ -321,11 +286,8 @@ class EmbeddedBroker:
     def end_former(self, outcome: Outcome) -> None:
         """End what the last owner of a device has open, before the new one learns that it is his (P7)."""
         if isinstance(outcome, Granted) and outcome.ended_before:
-            for session in self._older(outcome.device_id, outcome.ended_before):
+            for session in older(self.sessions.of_device(outcome.device_id), outcome.ended_before):
                 self.sessions.end(session, ReasonCode.NOT_AUTHORIZED, with_will=False)
-
-    def _older(self, device_id: str, generation: int) -> list[Session]:
-        return [s for s in self.sessions.of_device(device_id) if s.principal.generation < generation]
 
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""
@@ -357,11 +319,3 @@ class EmbeddedBroker:
         _log.info("login from %s refused: %s", connection.source, refusal)
         if self._on_outcome is not None:
             self._on_outcome(LoginRefused(refusal, connection.source))
-
-
-def _device_of(event: ChainedEvent) -> str | None:
-    """Give the name of the device that an event is about; None for one that was damaged in the store."""
-    try:
-        return parse_body(event.body)[1].device
-    except ValueError:
-        return None

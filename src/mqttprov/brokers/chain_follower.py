@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mqttprov.brokers.broker_link import LinkLost
 from mqttprov.brokers.farewell import WIPE_CALL, body_of, why_not_wiped
 from mqttprov.brokers.gate_desk import INTERNAL
-from mqttprov.brokers.gate_link import Link, LinkLost
+from mqttprov.brokers.gate_link import GateLink
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
 from mqttprov.core.permissions import AUDIT_PREFIX, CHECKPOINT_LEVEL, topic_of_device
@@ -53,7 +54,7 @@ class ChainFollower:
         self,
         state: Path,
         responder: Responder,
-        gate: StandingLink,
+        gate: StandingLink[GateLink],
         on_event: Callable[[ChainedEvent], None] | None = None,
     ) -> None:
         self._lock_path = state / FOLDER / LOCK
@@ -62,7 +63,7 @@ class ChainFollower:
         self._gate = gate
         self._on_event = on_event
         self._lock: int | None = None
-        self._heard_on: Link | None = None  # where the answers of devices are subscribed to
+        self._heard_on: GateLink | None = None  # where the answers of devices are subscribed to
         self._seq = 0
         self._marked = 0
         self._calls: dict[int, _Call] = {}
@@ -203,7 +204,7 @@ class ChainFollower:
         below = body.generation if event.kind == EventKind.TRANSFER_COMPLETED and body is not None else None
         return f"kick {event.device_id} {below or 0}"
 
-    async def _publish(self, link: Link, events: list[ChainedEvent]) -> None:
+    async def _publish(self, link: GateLink, events: list[ChainedEvent]) -> None:
         """Publish events, of which the broker must take one of each kind before the next of that kind follows.
 
         It says when nobody listens; the others of that kind are then spared it. Whoever subscribes meanwhile hears

@@ -23,7 +23,7 @@ from mqttprov.brokers import tls
 from mqttprov.brokers.broker import EmbeddedBroker
 from mqttprov.brokers.listeners import Door, Listeners
 from mqttprov.brokers.outcomes import Outcome
-from mqttprov.brokers.responder_run import ResponderRun, now_ms
+from mqttprov.brokers.responder_run import BrokerRun, now_ms
 from mqttprov.brokers.websocket import PATH, WebSocket
 from mqttprov.core.audit import ChainedEvent
 from mqttprov.mqtt import ReasonCode
@@ -72,7 +72,7 @@ class EmbeddedServer:
         """Open the listeners and give their URLs. Raises `BrokerError`, `StateError` and `StoreUnavailable`."""
         loop = asyncio.get_running_loop()
         self._trust: tls.ClientTrust | None = None
-        self._run = ResponderRun(self._state, loop)
+        self._run = BrokerRun(self._state, loop)
         self._listeners: Listeners | None = None
         try:
             urls = await self._open(loop)

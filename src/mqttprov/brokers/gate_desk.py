@@ -9,7 +9,7 @@ from typing import Final
 
 from mqttprov.brokers.answers import automatic_answer
 from mqttprov.brokers.farewell import WIPE_CALL
-from mqttprov.brokers.gate_link import Link
+from mqttprov.brokers.gate_link import GateLink
 from mqttprov.core.audit import EventKind
 from mqttprov.core.login import Holder, LoginRefusal
 from mqttprov.core.requests import Outcome
@@ -38,7 +38,7 @@ class GateDesk:
     def __init__(
         self,
         responder: Responder,
-        current: Callable[[], Link | None],
+        current: Callable[[], GateLink | None],
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._responder = responder
@@ -46,7 +46,7 @@ class GateDesk:
         self._on_outcome = on_outcome  # before the device hears of it
         self._limits = ServerLimits()
         self._pending: set[str] = set()  # handles whose request is being decided
-        self._handlers: dict[str, Callable[[Link, Publish, str], None]] = {
+        self._handlers: dict[str, Callable[[GateLink, Publish, str], None]] = {
             "request": self._on_request,
             "login": self._on_login,
             "refused": self._on_refused,
@@ -54,7 +54,7 @@ class GateDesk:
             "listens": self._on_listens,
         }
 
-    def message(self, link: Link, publish: Publish) -> None:
+    def message(self, link: GateLink, publish: Publish) -> None:
         """Take one message of the gate."""
         kind, _, rest = publish.topic.removeprefix(INTERNAL).partition("/")
         handler = self._handlers.get(kind)
@@ -72,7 +72,7 @@ class GateDesk:
         if link is not None:  # else the gate asks again when it is back
             link.command(line, payload)
 
-    def _on_request(self, link: Link, publish: Publish, handle: str) -> None:
+    def _on_request(self, link: GateLink, publish: Publish, handle: str) -> None:
         if handle in self._pending:  # the gate asks again while we are at it
             link.settle(publish.packet_id)
             return
@@ -88,7 +88,7 @@ class GateDesk:
 
         self._responder.request(publish.payload, source, reply)
 
-    def _on_login(self, link: Link, publish: Publish, kind: str) -> None:
+    def _on_login(self, link: GateLink, publish: Publish, kind: str) -> None:
         if kind != "first":
             self._responder.seen(publish.payload.decode().split())
             link.settle(publish.packet_id)
@@ -108,12 +108,12 @@ class GateDesk:
 
         self._responder.first_login(Holder(name, device_id, generation), _property(publish, "source"), done)
 
-    def _on_refused(self, link: Link, publish: Publish, reason: str) -> None:
+    def _on_refused(self, link: GateLink, publish: Publish, reason: str) -> None:
         source = _property(publish, "source")
         self._responder.count(EventKind.LOGIN_REFUSED, source, LoginRefusal(reason), times=int(publish.payload))
         link.settle(publish.packet_id)
 
-    def _on_ask(self, link: Link, publish: Publish, handle: str) -> None:
+    def _on_ask(self, link: GateLink, publish: Publish, handle: str) -> None:
         link.settle(publish.packet_id)
         name, _, rest = _property(publish, "topic").removeprefix(_DEVICES).partition("/")
         topic = f"{_DEVICES}me/{rest}"
@@ -136,7 +136,7 @@ class GateDesk:
             return {}
         return {} if row is None else row.labels
 
-    def _on_listens(self, link: Link, publish: Publish, handle: str) -> None:
+    def _on_listens(self, link: GateLink, publish: Publish, handle: str) -> None:
         link.settle(publish.packet_id)
         if self._responder.can_rotate(publish.payload.decode()):
             self._send(handle, f"{_DEVICES}me/rpc/request/{_LATE_CALL}", WIPE_CALL)

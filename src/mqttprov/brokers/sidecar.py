@@ -8,12 +8,10 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
 import ssl
 import stat
 import sys
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,23 +20,20 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from mqttprov.brokers.bell import Bell
+from mqttprov.brokers.broker_link import BrokerAddress, parse_url
 from mqttprov.brokers.chain_follower import ChainFollower
 from mqttprov.brokers.embedded import BrokerError
 from mqttprov.brokers.gate_desk import SHARED_FILTERS, GateDesk
-from mqttprov.brokers.gate_link import BrokerAddress, Link, parse_url
+from mqttprov.brokers.gate_link import GateLink, GateRefused
 from mqttprov.brokers.mosquitto.trust_keeper import TrustKeeper
-from mqttprov.brokers.responder_run import DRAIN_TIMEOUT_S, now_ms
-from mqttprov.brokers.standing_link import GateRefused, StandingLink
+from mqttprov.brokers.responder_run import ResponderRun
+from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.core.permissions import RESPONSE_TOPIC
 from mqttprov.mqtt import Publish
-from mqttprov.responder.checkpoints import CheckpointWriter, PeriodicCheckpoints
-from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov.store.protocol import StoreUnavailable
 
-TICK_S: Final = 0.1
 GOODBYE_TIMEOUT_S: Final = 2.0
 MAX_PASSWORD_CHARS: Final = 127  # what the gate plugin reads of its file
 
@@ -99,48 +94,31 @@ class Sidecar:
         self._trust = trust
         self._address = address
         self._password = password
-        self._bell: Bell | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it cannot go on
 
     async def start(self) -> None:
         """Connect, however long the broker takes to be there. Raises `BrokerError` and `StateError`."""
         loop = asyncio.get_running_loop()
-        signer = self._state.audit_signer(os.urandom)
-        self._responder = Responder(
-            self._state.store,
-            self._state.keys,
-            now_ms=now_ms,
-            now_s=time.monotonic,
-            entropy=os.urandom,
-            call_soon=loop.call_soon_threadsafe,
-            sign=self._sign,
-        )
-        self._gate = StandingLink(
-            self._address, self._password, tls=self._tls(), prepare=self._prepare, on_message=self._on_message
-        )
-        keeper = None if self._trust is None else TrustKeeper(self._trust, self._state, self._responder)
-        self._desk = GateDesk(self._responder, lambda: self._gate.link, keeper.granted if keeper else None)
-        self._follower = ChainFollower(self._state.path, self._responder, self._gate, keeper.met if keeper else None)
-        self._checkpoints = PeriodicCheckpoints(
-            CheckpointWriter(self._state.store, signer, self._state.checkpoints_path),
-            self._follower.publish_checkpoint,
-            now_s=time.monotonic,
-            run_aside=lambda function: loop.run_in_executor(None, function),
-            call_soon=loop.call_soon_threadsafe,
-        )
-        self._responder.start()
+        self._run = ResponderRun(self._state, loop, self._sign, verb="respond")
+        responder = self._run.responder
+        self._gate = StandingLink(self._address, self._new_link, tls=self._tls(), prepare=self._prepare)
+        keeper = None if self._trust is None else TrustKeeper(self._trust, self._state, responder)
+        self._desk = GateDesk(responder, lambda: self._gate.link, keeper.granted if keeper else None)
+        self._follower = ChainFollower(self._state.path, responder, self._gate, keeper.met if keeper else None)
+        responder.start()
         try:
             if keeper is not None:
                 keeper.begin()
             await self._open()
         except BaseException:
-            self._responder.close()
-            self._responder.release()
-            if self._bell is not None:
-                await self._bell.close()
+            responder.close()
+            await self._run.close()
             raise
-        self._tasks = [loop.create_task(self._follower.run(self._checkpoints)), loop.create_task(self._tick())]
+        self._following = loop.create_task(self._follower.run(self._run.checkpoints))
+        self._run.keep_ticking(self._turn)
+
+    def _new_link(self) -> GateLink:
+        return GateLink(self._address, self._password, self._on_message)
 
     def _sign(
         self, csr_pem: str, device_id: str, device_name: str, serial_entropy: bytes, at_ms: int
@@ -150,8 +128,7 @@ class Sidecar:
 
     async def _open(self) -> None:
         try:
-            self._bell = Bell(self._state.path, "respond")  # before the first session that a command may have to end
-            await self._bell.open(self._follower.settled)
+            await self._run.hear(self._follower.publish_checkpoint, self._follower.settled)
         except OSError as error:
             raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
         try:
@@ -167,7 +144,7 @@ class Sidecar:
         context.load_verify_locations(cadata=self._state.authority.certificate_pem)
         return context
 
-    async def _prepare(self, link: Link) -> None:
+    async def _prepare(self, link: GateLink) -> None:
         """Make a connection ready. Raises `GateRefused` when there is no gate, or one that knows us not."""
         # A broker without gate takes commands too, and does nothing about them. What it does not do is to keep us from
         # the replies, which are nobody's but the requester's.
@@ -179,49 +156,37 @@ class Sidecar:
                 "see 'plugin' in the broker's configuration"
             )
 
-    def _on_message(self, link: Link, publish: Publish) -> None:
+    def _on_message(self, link: GateLink, publish: Publish) -> None:
         if self._follower.heard(publish):
             link.settle(publish.packet_id)
         else:
             self._desk.message(link, publish)
 
-    async def _tick(self) -> None:
-        while True:
-            self._responder.tick()
-            try:
-                self._state.store.check()
-            except StoreUnavailable as error:  # nothing heals it but a new start, on whatever file is there then
+    def _turn(self) -> bool:
+        try:
+            self._state.store.check()
+        except StoreUnavailable as error:  # nothing heals it but a new start, on whatever file is there then
+            if not self.failed.done():
                 self.failed.set_result(str(error))
-                return
-            await asyncio.sleep(TICK_S)
+        return self._run.responder.tick()
 
     async def stop(self) -> None:
         """Take nothing more, answer every accepted request, publish and sign the last events, say goodbye."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
         with contextlib.suppress(Exception):  # whatever it is that ends the connection, the gate asks others again
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 if self._gate.link is not None:
                     await self._gate.link.unsubscribe(*SHARED_FILTERS)
-        self._responder.close()
-        loop = asyncio.get_running_loop()
-        if not await loop.run_in_executor(None, self._responder.join, DRAIN_TIMEOUT_S):
-            _log.error("some requests could not be committed within %d s", DRAIN_TIMEOUT_S)
-        await asyncio.sleep(0)  # the last answers are delivered before this goes on
-        self._responder.finish()
+        await self._run.drain()
         try:
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await self._follower.finish()
         except TimeoutError:
             _log.error("the last audit events are published after the next start")
-        note = await loop.run_in_executor(None, self._checkpoints.write_now)
-        if note is not None:
-            self._follower.publish_checkpoint(note)
+        await self._run.sign_off()
         await self._gate.close()
-        if self._bell is not None:
-            await self._bell.close()
-        self._responder.release()
+        await self._run.close()
 
 
 async def _respond(

@@ -7,53 +7,52 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from mqttprov.brokers.gate_link import BrokerAddress, Link, LinkLost
+from mqttprov.brokers.broker_link import BrokerAddress, Link, LinkLost
+from mqttprov.brokers.gate_link import GateRefused
 from mqttprov.gateway.backoff import MachineSettings, backoff_delay_s
-from mqttprov.mqtt import Publish, ReasonCode
 
 CONNECT_TIMEOUT_S: Final = 10.0
 _BACKOFF: Final = MachineSettings(backoff_base_s=0.25, backoff_cap_s=15.0)
 _SETTLED_AFTER_S: Final = 30.0  # a connection that lasted for so long begins the back-off anew
-_LOGIN_REFUSALS: Final = frozenset({ReasonCode.NOT_AUTHORIZED, ReasonCode.BAD_USER_NAME_OR_PASSWORD})
 
 _log = logging.getLogger(__name__)
+L = TypeVar("L", bound=Link)
 
 
-class GateRefused(Exception):  # noqa: N818 - it names what happened
-    """The broker is there but does not take us for its responder; the text says what, why and what to do."""
-
-
-class StandingLink:
-    """Keeps a `Link` to one broker: connects, prepares it, and does so again whenever it is lost."""
+class StandingLink(Generic[L]):
+    """Keeps a link to one broker: connects, prepares it, and does so again whenever it is lost."""
 
     def __init__(
         self,
         address: BrokerAddress,
-        password: str,
+        new_link: Callable[[], L],
         *,
         tls: ssl.SSLContext | None,
-        prepare: Callable[[Link], Awaitable[None]],
-        on_message: Callable[[Link, Publish], None],
+        prepare: Callable[[L], Awaitable[None]],
     ) -> None:
-        """`prepare` makes a connection ready for use, or raises `GateRefused`."""
-        self._address = address
-        self._password = password
+        """`prepare` makes a connection ready for use, or raises `LinkLost` or `GateRefused`."""
+        self.address = address
+        self._new_link = new_link
         self._tls = tls
         self._prepare = prepare
-        self._on_message = on_message
-        self._link: Link | None = None
+        self._link: L | None = None
         self._is_up = asyncio.Event()
         self._complaint = ""  # the last one: what goes on is told once
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def link(self) -> Link | None:
+    def link(self) -> L | None:
         """The connection that can be spoken over, if there is one."""
         return self._link
 
-    async def up(self) -> Link:
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection, and it is ready."""
+        return self._is_up.is_set()
+
+    async def up(self) -> L:
         """Wait for a connection that is up."""
         while True:
             await self._is_up.wait()
@@ -67,7 +66,7 @@ class StandingLink:
             try:
                 link = await self._open()
                 break
-            except (OSError, LinkLost, TimeoutError) as error:
+            except (OSError, LinkLost) as error:
                 attempt = await self._retry(attempt, self._unreachable(error))
         self._task = asyncio.create_task(self._run(link))
 
@@ -80,8 +79,8 @@ class StandingLink:
         if self._link is not None:
             self._link.close()
 
-    async def _run(self, first: Link) -> None:
-        link: Link | None = first
+    async def _run(self, first: L) -> None:
+        link: L | None = first
         attempt = 0
         while True:
             if link is not None:
@@ -94,17 +93,17 @@ class StandingLink:
                 link = await self._open()
             except GateRefused as error:
                 why = str(error)
-            except (OSError, LinkLost, TimeoutError) as error:
+            except (OSError, LinkLost) as error:
                 why = self._unreachable(error)
 
-    async def _watch(self, link: Link) -> str:
+    async def _watch(self, link: L) -> str:
         """Wait for the end of a connection; give the reason."""
         while not link.ended.done():
             await asyncio.wait({link.ended}, timeout=1.0)
             link.keep_alive()
         self._link = None
         self._is_up.clear()
-        return f"lost {self._address.url}: {link.ended.result()}"
+        return f"lost {self.address.url}: {link.ended.result()}"
 
     async def _retry(self, attempt: int, why: str) -> int:
         if why != self._complaint:
@@ -115,19 +114,13 @@ class StandingLink:
 
     def _unreachable(self, error: Exception) -> str:
         why = "no answer" if isinstance(error, TimeoutError) else str(error)
-        return f"cannot reach {self._address.url}: {why}"
+        return f"cannot reach {self.address.url}: {why}"
 
-    async def _open(self) -> Link:
-        address = self._address
-        link = Link(self._password, self._on_message)
+    async def _open(self) -> L:
+        link = self._new_link()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                name = address.host if self._tls else None
-                loop = asyncio.get_running_loop()
-                await loop.create_connection(
-                    lambda: link, address.host, address.port, ssl=self._tls, server_hostname=name
-                )
-                self._check(await link.accepted)
+                await link.open(self.address, self._tls)
                 self._link = link  # from the first subscription on there may be something to answer
                 await self._prepare(link)
         except BaseException:
@@ -136,16 +129,6 @@ class StandingLink:
             raise
         self._is_up.set()
         if self._complaint:
-            _log.warning("connected to %s again", address.url)
+            _log.warning("connected to %s again", self.address.url)
             self._complaint = ""
         return link
-
-    def _check(self, reason: ReasonCode) -> None:
-        url = self._address.url
-        if reason in _LOGIN_REFUSALS:
-            raise GateRefused(
-                f"{url} refuses the responder's login: its password must be the line in the file that "
-                "plugin_opt_responder_file names in the broker's configuration, and the plugin be loaded"
-            )
-        if reason != ReasonCode.SUCCESS:
-            raise GateRefused(f"{url} refuses the connection: {reason.name}; see the broker's log")

@@ -9,10 +9,9 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import msgspec
-
 from mqttprov.brokers.amqtt_seam import AmqttBroker, AmqttSession, certificate_of
 from mqttprov.brokers.answers import automatic_answer
+from mqttprov.brokers.device_events import ask_to_rotate, ended_by, older, relabel
 from mqttprov.brokers.farewell import WIPE_CALL, Farewells
 from mqttprov.brokers.stock_session import (
     MAX_FILTERS_PER_SESSION,
@@ -21,7 +20,7 @@ from mqttprov.brokers.stock_session import (
     session_of,
 )
 from mqttprov.brokers.stock_sessions import StockSessions
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind, parse_body
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
 from mqttprov.core.credentials import PROVISION_LOGIN
 from mqttprov.core.login import Login, LoginAttempt, LoginRefusal, Principal, Role
 from mqttprov.core.permissions import (
@@ -230,7 +229,7 @@ class StockDesk:
             ours.pending_requests -= 1
             if isinstance(outcome, Granted) and outcome.ended_before:
                 # What the last owner has open ends before the new one learns that the device is his (P7).
-                for former in self._older(outcome.device_id, outcome.ended_before):
+                for former in older(self.sessions.of_device(outcome.device_id), outcome.ended_before):
                     self.sessions.end(former)
             if ours.ended or handler is None or not self.sessions.holds(ours, handler):
                 return
@@ -294,49 +293,18 @@ class StockDesk:
 
     def publish_event(self, event: ChainedEvent) -> None:
         """Act on a committed audit event, and publish it to the operators who listen (QoS 1)."""
+        sessions = self.sessions.of_device(event.device_id or "")
         if event.kind in ENDS_SESSIONS:
-            self.farewells.begin(event, self._ended_by(event))
+            self.farewells.begin(event, ended_by(event, sessions))
         elif event.kind == EventKind.ROTATION_REQUESTED:
-            self._ask_to_rotate(self.sessions.of_device(event.device_id or ""), event.seq)
+            ask_to_rotate(event, self, sessions)
         elif event.kind == EventKind.LABELLED:
-            self._relabel(event)
+            relabel(event, sessions)
         self._tell_listeners(AUDIT_PREFIX + event.kind, f'{event.body[:-1]},"hash":"{event.hash}"}}'.encode(), 1)
 
     def publish_checkpoint(self, note: str) -> None:
         """Publish a signed checkpoint of the audit to the operators who listen (QoS 1)."""
         self._tell_listeners(AUDIT_PREFIX + CHECKPOINT_LEVEL, note.encode(), 1)
-
-    def _ended_by(self, event: ChainedEvent) -> list[StockSession]:
-        """Give the sessions that an event ends: all of the device, or those from before its transfer."""
-        sessions = self.sessions.of_device(event.device_id or "")
-        if event.kind != EventKind.TRANSFER_COMPLETED:
-            return sessions
-        try:
-            generation = parse_body(event.body)[1].generation or 0
-        except ValueError:  # damaged in the store: rather one login too many
-            return sessions
-        return self._older(event.device_id or "", generation)
-
-    def _older(self, device_id: str, generation: int) -> list[StockSession]:
-        sessions = self.sessions.of_device(device_id)
-        return [ours for ours in sessions if ours.principal is None or ours.principal.generation < generation]
-
-    def _relabel(self, event: ChainedEvent) -> None:
-        """Let the sessions of a device know its new labels; it is told when it asks."""
-        try:
-            labels = parse_body(event.body)[1].labels or {}
-        except ValueError:  # damaged in the store: they keep what they had at their login
-            return
-        for ours in self.sessions.of_device(event.device_id or ""):
-            if ours.principal is not None:
-                ours.principal = msgspec.structs.replace(ours.principal, labels=labels)
-
-    def _ask_to_rotate(self, sessions: list[StockSession], number: int) -> None:
-        called = self.call(sessions, number, WIPE_CALL)
-        for ours in sessions:
-            if ours not in called and ours.principal is not None:
-                # It is told once it listens, as one that comes back later.
-                ours.principal = msgspec.structs.replace(ours.principal, rotation_due=True)
 
     async def settle(self, seq: int) -> None:
         """Return when the sessions that this audit event ends are gone."""

@@ -14,7 +14,7 @@ from mqttprov.cli.state import JsonOption, StateOption, opened
 from mqttprov.responder.state_directory import StateDirectory
 
 if TYPE_CHECKING:
-    from mqttprov.brokers.http_auth.link import BrokerAddress
+    from mqttprov.brokers.http_auth.server import Broker
 
 
 def http_auth(
@@ -40,11 +40,13 @@ def http_auth(
     """Answer the logins and topic rights of another broker over HTTP until SIGTERM or Ctrl-C.
 
     The path of a question begins with the secret in keys/http-auth-secret of the state directory, which is made at the
-    first start. With --json the first line on stdout is {"listening": URL, "secretFile": FILE}.
+    first start. With --json the first line on stdout is {"listening": URL, "secretFile": FILE}; with --broker
+    {"connected": URL} follows when provisioning requests are answered there. Until then, and whenever that ends, the
+    logins of provisioning sessions are refused.
     """
     try:
-        import mqttprov.brokers.http_auth.server  # noqa: F401, PLC0415 - what it needs is in an extra
-        from mqttprov.brokers.http_auth.link import BrokerAddress, parse_broker  # noqa: PLC0415 - no other verb needs it
+        from mqttprov.brokers.broker_link import parse_url  # noqa: PLC0415 - few verbs need it
+        from mqttprov.brokers.http_auth.server import Broker  # noqa: PLC0415 - what it needs is in an extra
     except ModuleNotFoundError as error:
         raise Failure(
             f"http-auth needs the package {error.name}; run: pip install 'mqttprov[http]'", Exit.USAGE
@@ -58,16 +60,18 @@ def http_auth(
             "--tls-certificate and --tls-key (or --insecure, if the network is your own)",
             Exit.USAGE,
         )
-    address = None
+    joined = None
     if broker is not None:
         try:
-            broker_host, broker_port, with_tls = parse_broker(broker)
+            address = parse_url(broker)
         except ValueError as error:
             raise Failure(str(error), Exit.USAGE) from error
-        _refuse_plain(broker_host, with_tls=with_tls, insecure=insecure)
-        address = BrokerAddress(broker_host, broker_port, _context(broker_ca) if with_tls else None)
+        _refuse_plain(address.host, with_tls=address.tls, insecure=insecure)
+        joined = Broker(
+            address, _context(broker_ca) if address.tls else None, lambda url: _tell_connected(url, json=json)
+        )
     with opened(state) as directory:
-        _serve(directory, host, port, certificate, address, json=json)
+        _serve(directory, host, port, certificate, joined, json=json)
     sys.stdout.flush()
 
 
@@ -76,7 +80,7 @@ def _serve(
     host: str,
     port: int,
     certificate: tuple[Path, Path] | None,
-    broker: "BrokerAddress | None",
+    broker: "Broker | None",
     *,
     json: bool,
 ) -> None:
@@ -95,6 +99,12 @@ def _serve(
         server.serve(directory, host, port, certificate=files, broker=broker, on_listening=on_listening)
     except server.HttpAuthError as error:
         raise Failure(str(error), Exit.UNAVAILABLE) from error
+
+
+def _tell_connected(url: str, *, json: bool) -> None:
+    if json:
+        emit_json({"connected": url})
+    say(f"answering provisioning requests of {url}")
 
 
 def _refuse_plain(broker_host: str, *, with_tls: bool, insecure: bool) -> None:

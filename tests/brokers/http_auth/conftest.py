@@ -26,6 +26,7 @@ class Front:
         self.issued = new_state(path)
         self.state = StateDirectory(path)
         self.offset_s = 0.0
+        self.is_answered = True
         self.reader = self.state.store.reader()
         self.responder = Responder(
             self.state.store,
@@ -44,7 +45,7 @@ class Front:
 
     def new_desk(self) -> Desk:
         """Give a desk that remembers nothing, as after a restart."""
-        return Desk(self.responder, self.reader, self.state.keys, now_s=self.now_s)
+        return Desk(self.responder, self.reader, self.state.keys, now_s=self.now_s, answering=lambda: self.is_answered)
 
     async def provision(self, name: str, **fields: Any) -> str:
         """Provision a device; give its access token."""

@@ -114,6 +114,18 @@ async def test_guests_need_an_unguessable_client_id(front: Front) -> None:
         assert isinstance(await login(front.desk, username, None, client_id), Refusal)
 
 
+async def test_a_guest_whom_nobody_would_answer_is_refused(front: Front) -> None:
+    """It would wait for nothing; refused it comes again (P10). Nothing is remembered, and devices are let in."""
+    token = await front.provision("gw-1")
+    front.is_answered = False
+    refused = await login(front.desk, "provision", None, GUEST_ID)
+    assert isinstance(refused, Refusal)
+    assert "nobody would answer" in refused.reason
+    assert isinstance(await login(front.desk, token), Principal)
+    front.is_answered = True
+    assert isinstance(await login(front.desk, "provision", None, GUEST_ID), Guest)
+
+
 async def test_the_responder_logs_in_with_what_only_the_state_knows(front: Front) -> None:
     """A device that took its name as token gets nowhere (P6)."""
     assert isinstance(await login(front.desk, SERVICE_LOGIN, front.desk.password), Service)

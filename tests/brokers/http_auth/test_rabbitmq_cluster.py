@@ -54,6 +54,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         threading.Thread(target=http_auth.stderr.read, daemon=True).start()  # so that it never waits for a reader
         secret = Path(told["secretFile"]).read_text().strip()
         with cluster(folder, f"{told['listening']}/{secret}/rabbitmq", (one, two)):
+            assert json.loads(http_auth.stdout.readline()) == {"connected": f"mqtt://127.0.0.1:{one}"}
             yield Nodes(one, two, state, token)
         http_auth.terminate()
         assert http_auth.wait(30) == 0

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.brokers.harness import Running, new_state
 
-from mqttprov.brokers.gate_link import BrokerAddress
+from mqttprov.brokers.broker_link import BrokerAddress
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.sidecar import Sidecar
 from mqttprov.brokers.tls import make_server_certificate
@@ -252,7 +252,7 @@ class Beside(Running):
     @property
     def responder(self) -> Responder:
         """What answers requests."""
-        return self.sidecar._responder
+        return self.sidecar._run.responder
 
     def cut_off(self) -> None:
         """Cut all clients off."""

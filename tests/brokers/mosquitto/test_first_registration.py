@@ -82,9 +82,7 @@ async def test_a_topic_that_a_device_chose_is_no_command(beside: Beside) -> None
     await device.until(lambda: False, or_gone=True)  # Mosquitto itself takes no such topic
     await other.ping()
     told: list[str] = []
-    desk = GateDesk(
-        beside.sidecar._responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0])))
-    )
+    desk = GateDesk(beside.responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0]))))
     for topic in (hostile, "v1/devices/me/rpc/request/1"):
         asked = Publish(
             "_prov/ask/00", b'{"method":"getSessionLimits"}', properties=Properties(user_properties=(("topic", topic),))

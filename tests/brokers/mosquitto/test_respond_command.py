@@ -9,7 +9,7 @@ import pytest
 from tests.brokers.harness import Client, ask, new_state, request_bytes
 from tests.brokers.mosquitto.beside import Mosquitto, Respond
 
-from mqttprov.brokers.gate_link import parse_url
+from mqttprov.brokers.broker_link import parse_url
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.tls import make_server_certificate
 from mqttprov.mqtt import Connect

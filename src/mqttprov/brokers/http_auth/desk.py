@@ -50,14 +50,24 @@ class Held(msgspec.Struct, frozen=True):
 class Desk:
     """Answers for one state directory. Everything is called in the event loop; maps are bounded (P9).
 
-    `password` is the one of the responder's own login; `now_s` is a monotonic clock.
+    `password` is the one of the responder's own login; `now_s` is a monotonic clock; `answering` tells whether a
+    request would be answered now.
     """
 
-    def __init__(self, responder: Responder, reader: Reader, keys: Keys, *, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        responder: Responder,
+        reader: Reader,
+        keys: Keys,
+        *,
+        now_s: Callable[[], float],
+        answering: Callable[[], bool],
+    ) -> None:
         self._responder = responder
         self._reader = reader
         self._keys = keys
         self._now_s = now_s
+        self._answering = answering
         self.password: Final = service_password(keys)
         self._refused: dict[bytes, tuple[float, str]] = {}  # until when, why; the oldest first
         self._held: dict[str, Held] = {}  # by client id
@@ -101,6 +111,8 @@ class Desk:
             return Refusal("a provisioning session needs a random client id of 22 or more letters and digits")
         if client_id in self._held:
             return Refusal("the client id is a device's")
+        if not self._answering():
+            return Refusal("nobody would answer: no http-auth with --broker is connected to the broker")
         if source:
             _put(self._sources, client_id, source)
         return Guest(client_id)

@@ -6,10 +6,10 @@ This is where time, randomness and the event loop come from.
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +20,12 @@ import uvicorn
 import uvloop
 
 from mqttprov.brokers.bell import Bell
+from mqttprov.brokers.broker_link import BrokerAddress
+from mqttprov.brokers.http_auth.answering import Answering
 from mqttprov.brokers.http_auth.app import Desks
 from mqttprov.brokers.http_auth.desk import Desk
-from mqttprov.brokers.http_auth.link import BrokerAddress
 from mqttprov.brokers.http_auth.routed_responder import RoutedResponder
+from mqttprov.brokers.responder_run import DRAIN_TIMEOUT_S, TICK_S, drain, new_responder
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
@@ -34,10 +36,6 @@ MIN_SECRET_CHARS: Final = 22
 MAX_CONNECTIONS: Final = 1024
 MAX_HEADER_BYTES: Final = 16_384
 IDLE_TIMEOUT_S: Final = 120  # brokers keep connections for the next question
-TICK_S: Final = 0.1
-DRAIN_TIMEOUT_S: Final = 15.0
-
-_log = logging.getLogger(__name__)
 
 
 class HttpAuthError(Exception):
@@ -49,11 +47,6 @@ class Certificate(msgspec.Struct, frozen=True):
 
     chain: Path
     private_key: Path
-
-
-def now_ms() -> int:
-    """Give the wall clock in ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def path_secret(state: Path) -> str:
@@ -96,6 +89,14 @@ def listener_settings(desk: Desk, secret: str, certificate: Certificate | None) 
     )
 
 
+class Broker(msgspec.Struct, frozen=True):
+    """The broker whose requests are answered; how to verify it, None for plain MQTT; what to call once we are there."""
+
+    address: BrokerAddress
+    tls: ssl.SSLContext | None
+    on_connected: Callable[[str], None]
+
+
 class HttpAuthServer:
     """The listener and what is behind it, within a running event loop."""
 
@@ -106,40 +107,40 @@ class HttpAuthServer:
         self._secret = path_secret(state.path)
         self._stopping = asyncio.Event()
 
-    async def run(self, broker: BrokerAddress | None, on_listening: Callable[[str], None]) -> None:
+    async def run(self, broker: Broker | None, on_listening: Callable[[str], None]) -> None:
         """Serve until SIGTERM or SIGINT; `on_listening` gets the URL. Raises `HttpAuthError` and `StateError`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         self._authorities = self._state.authorities()
+        answering = self._answering(is_ours=broker is not None)
         listener = self._bind()
-        responder = Responder(
-            self._state.store,
-            self._state.keys,
-            now_ms=now_ms,
-            now_s=time.monotonic,
-            entropy=os.urandom,
-            call_soon=loop.call_soon_threadsafe,
-            sign=self._sign,
-        )
+        responder = new_responder(self._state, loop, self._sign)
         reader = self._state.store.reader()
-        desk = Desk(responder, reader, self._state.keys, now_s=time.monotonic)
+        desk = Desk(responder, reader, self._state.keys, now_s=time.monotonic, answering=answering.now)
         responder.start()
         try:
             async with contextlib.AsyncExitStack() as stack:
-                routed = None if broker is None else await self._join(stack, responder, desk, broker)
+                routed = None
+                if broker is not None:
+                    routed = RoutedResponder(responder, desk, answering, broker.address, broker.tls)
+                    await self._join(stack, responder, routed, broker)
                 ticking = loop.create_task(self._tick(responder, routed))
                 stack.callback(ticking.cancel)
                 on_listening(self._url(listener))
                 await self._serve(desk, listener)
         finally:
             listener.close()
-            responder.close()
-            if not await loop.run_in_executor(None, responder.join, DRAIN_TIMEOUT_S):
-                _log.error("some requests could not be committed within %d s", DRAIN_TIMEOUT_S)
-            responder.finish()
+            await drain(responder)
             responder.release()
             reader.close()
+            answering.close()
+
+    def _answering(self, *, is_ours: bool) -> Answering:
+        try:
+            return Answering(self._state.path, is_ours=is_ours)
+        except OSError as error:
+            raise HttpAuthError(f"cannot write in {self._state.path}: {error.strerror or error}") from error
 
     def _bind(self) -> socket.socket:
         host, port = self._address
@@ -159,22 +160,24 @@ class HttpAuthServer:
         return self._authorities.active.sign_device(csr_pem, device_id, device_name, serial_entropy, at_ms)
 
     async def _join(
-        self, stack: contextlib.AsyncExitStack, responder: Responder, desk: Desk, broker: BrokerAddress
-    ) -> RoutedResponder:
+        self, stack: contextlib.AsyncExitStack, responder: Responder, routed: RoutedResponder, broker: Broker
+    ) -> None:
         """Be the responder on the broker too; commands that end sessions wait until that has happened there."""
-        routed = RoutedResponder(responder, desk, broker)
         responder.open_outbox(routed.publish_event)
         bell = Bell(self._state.path)
         await bell.open(routed.act)
         stack.push_async_callback(bell.close)
-        task = asyncio.get_running_loop().create_task(routed.link.run())
+        task = asyncio.get_running_loop().create_task(self._connect(routed, broker))
+        stack.push_async_callback(routed.link.close)
         stack.callback(task.cancel)
-        return routed
+
+    async def _connect(self, routed: RoutedResponder, broker: Broker) -> None:
+        await routed.link.start()
+        broker.on_connected(broker.address.url)
 
     async def _tick(self, responder: Responder, routed: RoutedResponder | None) -> None:
         while True:
-            connected = routed is not None and routed.link.ready.is_set()
-            more = responder.tick(publish=connected)
+            more = responder.tick(publish=routed is not None and routed.link.is_up)
             await asyncio.sleep(0 if more else TICK_S)
 
     async def _serve(self, desk: Desk, listener: socket.socket) -> None:
@@ -197,7 +200,7 @@ def serve(
     port: int,
     *,
     certificate: Certificate | None,
-    broker: BrokerAddress | None,
+    broker: Broker | None,
     on_listening: Callable[[str], None],
 ) -> None:
     """Run until SIGTERM or SIGINT. Raises `HttpAuthError` and `StateError`. Port 0 takes any free one."""
