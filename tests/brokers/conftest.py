@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import shutil
+import subprocess
 import warnings
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 from tests.brokers.factory import Factory
 from tests.brokers.harness import Running, running
+from tests.brokers.mosquitto.beside import GATE, MOSQUITTO, missing, running_beside
+
+BOTH = ("embedded", "mosquitto")
 
 
 @pytest.fixture
@@ -51,6 +56,38 @@ async def ws_broker(tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
     """Run a broker with all listeners: plain and TLS, with and without WebSockets."""
     async with running(tmp_path / "state", tls=True, ws=True) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build Mosquitto's gate plugin."""
+    if MOSQUITTO is None or shutil.which("gcc") is None or not Path("/usr/include/mosquitto_broker.h").exists():
+        missing("no Mosquitto to test with; run tools/test-programs.sh as root")
+    folder = tmp_path_factory.mktemp("gate")
+    subprocess.run(["make", "-C", str(GATE), f"BUILD={folder}"], check=True, capture_output=True, timeout=120)
+    return folder / "mqttprov_gate.so"
+
+
+@pytest.fixture(params=BOTH)
+async def each_broker(request: pytest.FixtureRequest, tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run our broker with a plain listener, and in another test Mosquitto with a responder beside it."""
+    if request.param == "embedded":
+        async with running(tmp_path / "state") as one:
+            yield one
+    else:
+        async with running_beside(tmp_path / "state", request.getfixturevalue("plugin")) as one:
+            yield one
+
+
+@pytest.fixture(params=BOTH)
+async def each_tls_broker(request: pytest.FixtureRequest, tmp_path: Path, clean_log: None) -> AsyncIterator[Running]:
+    """Run the same with a port for clients with a certificate."""
+    if request.param == "embedded":
+        async with running(tmp_path / "state", tls=True) as one:
+            yield one
+    else:
+        async with running_beside(tmp_path / "state", request.getfixturevalue("plugin"), tls=True) as one:
+            yield one
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ from mqttprov.mqtt import (
     Will,
 )
 from mqttprov.responder.administration import Administration, IssuedToken
+from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
 
 E = TypeVar("E")
@@ -174,8 +175,9 @@ class Client(asyncio.Protocol):
 
     def end_of_input(self) -> None:
         """Tell the broker that nothing more comes, and go on reading."""
-        if self._transport is not None and not self.gone:
-            self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the broker may have reset the connection
+            if self._transport is not None and not self.gone:
+                self._transport.write_eof()
 
     def abort(self) -> None:
         """Cut the connection off at once."""
@@ -257,14 +259,9 @@ class Running:
     async def start(self) -> None:
         """Open the state and listen."""
         self.state = StateDirectory(self.path)
-        self.server = EmbeddedServer(
-            self.state,
-            host="127.0.0.1",
-            port=0,
-            tls_port=0 if self._tls else None,
-            ws_port=0 if self._ws else None,
-            wss_port=0 if self._tls and self._ws else None,
-        )
+        tls, ws = (0 if self._tls else None), (0 if self._ws else None)
+        wss = ws if self._tls else None
+        self.server = EmbeddedServer(self.state, host="127.0.0.1", port=0, tls_port=tls, ws_port=ws, wss_port=wss)
         ports = {url.scheme: url.port or 0 for url in map(urlsplit, await self.server.start())}
         self.port = ports["mqtt"]
         self.tls_port, self.ws_port, self.wss_port = (ports.get(scheme, 0) for scheme in ("mqtts", "ws", "wss"))
@@ -283,6 +280,17 @@ class Running:
     def broker(self) -> EmbeddedBroker:
         """The broker itself."""
         return self.server.broker
+
+    @property
+    def responder(self) -> Responder:
+        """What answers requests."""
+        return self.server._run.responder
+
+    def cut_off(self) -> None:
+        """Cut all connections off."""
+        for connection in list(self.broker._connections):
+            assert connection._transport is not None
+            connection._transport.abort()
 
     @property
     def admin(self) -> Administration:

@@ -12,9 +12,9 @@ from tests.brokers.stub_broker import Server
 from mqttprov.brokers import standing_link
 from mqttprov.brokers.broker_link import BrokerAddress, LinkLost
 from mqttprov.brokers.gate_desk import GateDesk
-from mqttprov.brokers.gate_link import CONTROL_TOPIC, MAX_COMMANDS_BYTES, GateLink
+from mqttprov.brokers.gate_link import CONTROL_TOPIC, MAX_COMMANDS_BYTES, RECEIVE_MAXIMUM, GateLink
 from mqttprov.brokers.standing_link import StandingLink
-from mqttprov.mqtt import Message, Properties, Publish, ReasonCode
+from mqttprov.mqtt import Message, Properties, ProtocolVersion, Publish, ReasonCode, encode
 
 Connecting = Callable[[], Awaitable[tuple[StandingLink[GateLink], Server]]]
 
@@ -82,6 +82,18 @@ async def test_a_packet_of_commands_is_bounded(connect: Connecting) -> None:
     assert all(len(packet) <= MAX_COMMANDS_BYTES for packet in packets)
     assert b"".join(packets).count(b"reply ") == 40
     assert packets[-1] == b"hello"
+
+
+async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -> None:
+    """Mosquitto 2.0 exceeds our Receive Maximum; hanging up would make a storm worse (P10)."""
+    standing, server = await connect()
+    link = await standing.up()
+    for number in range(1, RECEIVE_MAXIMUM + 100):
+        server.transport.write(encode(Publish("x", b"request", 1, packet_id=number), ProtocolVersion.V5))
+    async with asyncio.timeout(10):
+        while len(link._session._inbound_window()) < RECEIVE_MAXIMUM + 99:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    assert await link.execute("hello") == ReasonCode.SUCCESS
 
 
 async def test_a_lost_connection_is_told_and_made_again(connect: Connecting, connections: list[Server]) -> None:

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.brokers.harness import Running, ask
+from tests.brokers.harness import Client, Running, ask
 
 from mqttprov.core.limits import MAX_REQUEST_BYTES, MAX_REQUEST_DEPTH
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
@@ -131,12 +131,19 @@ BAD_REQUESTS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 @pytest.mark.parametrize("kind", BAD_REQUESTS)
 async def test_a_malformed_request_is_refused_in_words(broker: Running, sources: Callable[[], str], kind: str) -> None:
     """The refusal has a status, a text that quotes nothing, and changes nothing; the session goes on (P9, P6)."""
+    session = await refused_in_words(broker, kind, sources())
+    assert list(broker.state.store.reader().devices()) == []
+    assert (await ask(session, broker.payload("next")))["status"] == "SUCCESS"
+
+
+async def refused_in_words(broker: Running, kind: str, source: str) -> Client:
+    """Send one of them and see it refused; give the session."""
     issued: IssuedToken = broker.issued
     good: dict[str, Any] = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
     if "name" not in kind:
         good["deviceName"] = "gw-1"
     payload = BAD_REQUESTS[kind](good)
-    session = await broker.session(source=sources())
+    session = await broker.session(source=source)
     await session.subscribe(RESPONSE_TOPIC)
     session.publish_nowait(REQUEST_TOPIC, payload, 1)
     message = await session.message()
@@ -145,8 +152,7 @@ async def test_a_malformed_request_is_refused_in_words(broker: Running, sources:
     assert reply["status"] == "FAILURE"
     assert reply["errorMsg"].startswith("Failed to provision device: ")
     assert issued.secret not in reply["errorMsg"]
-    assert list(broker.state.store.reader().devices()) == []
-    assert (await ask(session, broker.payload("next")))["status"] == "SUCCESS"
+    return session
 
 
 async def test_unknown_fields_and_nulls_are_no_errors(broker: Running) -> None:

@@ -106,6 +106,7 @@ def test_the_configuration_avoids_the_traps(cli: Cli, state: Path, tmp_path: Pat
         "per_listener_settings false",
         "set_tcp_nodelay true",
         "max_queued_messages 1000",
+        "connection_messages false",
         f"plugin {folder}/mqttprov_gate.so",
         f"plugin_opt_database {state}/mqttprov.db",
         f"plugin_opt_pepper_file {state}/keys/pepper",
@@ -237,6 +238,40 @@ def test_a_certificate_of_the_operators_own_is_used(cli: Cli, state: Path, tmp_p
     assert cli("mosquitto", "install", "--prefix", "broker", "--tls-port", "8883").status == 0
     assert f"certfile {state}/own.pem" in settings(tmp_path / "broker/mosquitto.conf")
     assert not (tmp_path / "broker/tls/server.pem").exists()
+
+
+def test_debians_broker_gets_a_copy_of_the_operators_own(cli: Cli, state: Path, tmp_path: Path) -> None:
+    """Its user may read nothing of the state but the database; a renewed certificate is copied anew."""
+    image = tmp_path / "image"
+    there = image / "var/lib/mqttprov"
+    shutil.copytree(state, there)
+    text = (there / "mqttprov.toml").read_text()
+    own = '[tls]\ncertificate = "own.pem"\nprivate_key = "own-key.pem"\n'
+    (there / "mqttprov.toml").write_text(text.replace("[tls]\n", own, 1))
+    gate = image / "etc/mosquitto/mqttprov"
+    for content in ("first", "renewed"):
+        (there / "own.pem").write_text(content)
+        (there / "own-key.pem").write_text(f"key of {content}")
+        result = mqttprov("mosquitto", "install", "--system", "--prefix", str(image), "--tls-port", "8883", "--json")
+        assert result.status == 0, result.err
+        assert "run this again" in result.data["remarks"][0]
+        assert (gate / "server.pem").read_text() == content
+        assert (gate / "server-key.pem").read_text() == f"key of {content}"
+        assert stat.S_IMODE((gate / "server-key.pem").stat().st_mode) == 0o600
+    assert "certfile /etc/mosquitto/mqttprov/server.pem" in settings(image / "etc/mosquitto/conf.d/mqttprov.conf")
+
+
+def test_a_program_that_the_responders_user_cannot_reach_is_told(tmp_path: Path) -> None:
+    """Python below /root, also behind the link of a virtual environment, would fail in the unit only."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "python3"
+    program.touch(0o755)
+    (tmp_path / "python").symlink_to(program)
+    for path in (program, tmp_path / "python"):
+        with pytest.raises(install.InstallError, match=r"may not run .*/opt/mqttprov"):
+            install.check_program(path)
+    install.check_program(Path("/usr/bin/env"))
 
 
 def test_units_may_do_little(tmp_path: Path) -> None:

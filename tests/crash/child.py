@@ -27,6 +27,8 @@ serve(EmbeddedServer(state, host="127.0.0.1", port=int(sys.argv[2]), tls_port=0)
 class Child:
     """`mqttprov serve` on one state directory; what it writes to stderr is kept in `log` over all its lives."""
 
+    logs: Final = b"refused"  # among other things
+
     def __init__(self, state: Path, log: Path, *, verbose: bool = False) -> None:
         self.state = state
         self.log = log
@@ -36,10 +38,10 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
 
     @property
-    def pid(self) -> int:
-        """The process id."""
+    def pids(self) -> list[int]:
+        """The process ids."""
         assert self._process is not None
-        return self._process.pid
+        return [self._process.pid]
 
     def _arguments(self) -> Sequence[str]:
         # The same port again after a kill, so that clients find it.

@@ -5,22 +5,20 @@ fits the credentials, and the fleet ends online without a person.
 """
 
 import asyncio
-import json
 import os
 import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from tests.brokers.harness import ACTOR, Client
+from tests.brokers.harness import ACTOR
 from tests.crash.child import Child
+from tests.crash.promises import check_store, logs_in
 
 from mqttprov.brokers.responder_run import now_ms
-from mqttprov.core.audit import EventKind, parse_body, verify
 from mqttprov.gateway.backoff import MachineSettings
-from mqttprov.mqtt import Connect, ReasonCode
+from mqttprov.mqtt import ReasonCode
 from mqttprov.responder.administration import IssuedToken, TokenChange
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov_simulator.plan import SwarmPlan
@@ -86,42 +84,6 @@ async def one_round(child: Child, number: int, chance: random.Random) -> tuple[l
     return result.gateways, row.used
 
 
-async def logs_in(port: int, credentials: bytes) -> ReasonCode:
-    """Log in as the device that was told this reply."""
-    reply = json.loads(credentials)
-    value: Any = reply["credentialsValue"]
-    if reply["credentialsType"] == "ACCESS_TOKEN":
-        connect = Connect(reply["deviceName"], username=value)
-    else:
-        connect = Connect(value["clientId"] or "x", username=value["userName"], password=value["password"].encode())
-    client = await Client.open(port, connect)
-    reason = await client.connack()
-    client.abort()
-    return reason
-
-
-def check_store(child: Child) -> None:
-    """See that limits, devices, credentials and audit events agree with each other (security.md section 11.2)."""
-    with opened(child) as state:
-        reader = state.store.reader()
-        events = list(reader.events())
-        assert verify(events) == reader.head()
-        devices = {device.id: device for device in reader.devices()}
-        issued = {(d, row.generation) for d in devices for row in reader.credentials_of(d)}
-        used = {row.name: row.used for row in reader.tokens() if row.name.startswith("round-")}
-        assert used == {f"round-{number}": LIMIT for number in range(ROUNDS)}
-        assert Counter(device.token for device in devices.values()) == used
-        assert reader.states() == {"active": ROUNDS * LIMIT}
-        reader.close()
-    parsed = [parse_body(stored.body)[1] for stored in events]
-    made = {EventKind.PROVISIONED, EventKind.REPROVISIONED}
-    told = Counter((event.device_id, event.generation) for event in parsed if event.kind in made)
-    assert set(told.values()) == {1}
-    assert set(told) == issued
-    first_logins = Counter(event.device_id for event in parsed if event.kind is EventKind.ACTIVATED)
-    assert first_logins == Counter(devices.keys())
-
-
 @pytest.mark.timeout(170)
 async def test_twenty_kills_break_no_promise(child: Child, issued: IssuedToken) -> None:
     """Limits exact (P1), told means durable (P2), chain whole (P5), everybody online at the end (P10)."""
@@ -137,7 +99,8 @@ async def test_twenty_kills_break_no_promise(child: Child, issued: IssuedToken) 
     assert len(told) == ROUNDS * LIMIT
     reasons = Counter([await logs_in(child.port, credentials) for credentials in told])
     assert reasons == {ReasonCode.SUCCESS: ROUNDS * LIMIT}
-    check_store(child)
+    with opened(child) as state:
+        check_store(state, {f"round-{number}": LIMIT for number in range(ROUNDS)})
     await child.stop()
     log = child.log.read_text()
     assert "Traceback" not in log

@@ -9,156 +9,22 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from tests.interop.brokers import BROKERS, MOSQUITTO, PATIENCE_S, Broker, Lines, RegistrationToken
 
 REPOSITORY = Path(__file__).parents[2]
 GATEWAY_VENV = REPOSITORY / ".venvs" / "thingsboard-gateway"
 DEVICE_CLIENT_VENV = REPOSITORY / ".venvs" / "tb-mqtt-client"
-COMMAND = (sys.executable, "-m", "mqttprov")
-VENDOR_TLS_PORT = 8883  # the only port on which the vendor's provisioning client uses TLS (thingsboard.md 11.2)
-PATIENCE_S = 30.0
-
-
-class RegistrationToken(NamedTuple):
-    """What a device leaves the factory with."""
-
-    key: str
-    secret: str
-
-
-class Lines:
-    """What a child process prints, read by a thread, so that a test can wait for a line of it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._lines: list[str] = []
-        self._ended = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for line in self._stream:
-            with self._changed:
-                self._lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    @property
-    def text(self) -> str:
-        """Everything so far."""
-        with self._changed:
-            return "\n".join(self._lines)
-
-    def wait_for(self, part: str, timeout_s: float = PATIENCE_S) -> str:
-        """Give the first line that holds this text; fail with everything printed when there is none in time."""
-        with self._changed:
-            found = self._changed.wait_for(lambda: self._ended or self._find(part) is not None, timeout_s)
-            line = self._find(part)
-            assert line is not None, f"{'ended' if found else f'{timeout_s} s'} without {part!r}:\n" + "\n".join(
-                self._lines
-            )
-            return line
-
-    def _find(self, part: str) -> str | None:
-        return next((line for line in self._lines if part in line), None)
-
-    def close(self) -> None:
-        """Read what is left of a process that has ended."""
-        self._thread.join(PATIENCE_S)
-        self._stream.close()
-
-
-class Broker:
-    """`mqttprov serve` on a state directory of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.host = _free_loopback_address()
-        self._state = directory / "state"
-        issued = self.command("init")
-        self.token = RegistrationToken(issued["provisionDeviceKey"], issued["provisionDeviceSecret"])
-        self._process = subprocess.Popen(
-            [
-                *(*COMMAND, "serve", "--state", str(self._state), "--json"),
-                *("--host", self.host, "--port", "0", "--tls-port", str(VENDOR_TLS_PORT)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log = Lines(self._process.stderr)
-        self._output = Lines(self._process.stdout)
-        try:
-            urls = json.loads(self._output.wait_for("listening"))["listening"]
-        except BaseException:
-            self.stop()
-            raise
-        self.port = int(next(url for url in urls if url.startswith("mqtt:")).rsplit(":", 1)[1])
-        self.tls_port = VENDOR_TLS_PORT
-        self.authority = self._state / "authority.pem"
-
-    def command(self, *arguments: str) -> Any:
-        """Run a verb beside the broker; give what it prints as JSON."""
-        done = subprocess.run(
-            [*COMMAND, *arguments, "--state-dir", str(self._state), "--json"],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def new_token(self, name: str, *options: str) -> RegistrationToken:
-        """Make a registration token."""
-        issued = self.command("token", "create", "--name", name, *options)
-        return RegistrationToken(issued["provisionDeviceKey"], issued["provisionDeviceSecret"])
-
-    def device(self, name: str) -> dict[str, Any]:
-        """Give a device's row in `device list`."""
-        rows: list[dict[str, Any]] = self.command("device", "list")
-        return next(row for row in rows if row["name"] == name)
-
-    def events(self, device: str) -> list[str]:
-        """Give the kinds of all audit events about a device, oldest first."""
-        return [e["kind"] for e in self.command("audit", "tail", "-n", "10000") if e.get("device") == device]
-
-    def stop(self) -> int:
-        """End it as a user does; give its exit status."""
-        self._process.terminate()
-        try:
-            return self._process.wait(PATIENCE_S)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self.log.close()
-            self._output.close()
-
-
-def _free_loopback_address() -> str:
-    for _ in range(20):
-        address = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
-        with socket.socket() as probe:
-            try:
-                probe.bind((address, VENDOR_TLS_PORT))
-            except OSError:
-                continue
-        return address
-    pytest.fail(f"no loopback address has port {VENDOR_TLS_PORT} free; is 127.0.0.0/8 usable on this machine?")
 
 
 class Operator:
@@ -232,7 +98,7 @@ class VendorGateway:
             "HTTPS_PROXY": "http://127.0.0.1:9",  # nobody there: it must not ask its vendor for updates from a test
             "TB_GW_CONFIG_DIR": f"{self.config}/",
             "TB_GW_HOST": broker.host,
-            "TB_GW_PORT": str(VENDOR_TLS_PORT if tls else broker.port),
+            "TB_GW_PORT": str(broker.tls_port if tls else broker.port),
             **{f"TB_GW_PROVISIONING_DEVICE_{name}": value for name, value in provisioning.items()},
         }
         self.configure(token)
@@ -242,6 +108,10 @@ class VendorGateway:
         """Give it other provisioning settings for its next start."""
         names = ("TB_GW_PROVISIONING_DEVICE_KEY", "TB_GW_PROVISIONING_DEVICE_SECRET")
         self._environment.update(zip(names, token, strict=True))
+
+    def use_port(self, port: int) -> None:
+        """Tell it another port of the broker for its next start."""
+        self._environment["TB_GW_PORT"] = str(port)
 
     def start(self) -> None:
         """Start it, or start it again."""
@@ -280,9 +150,9 @@ class SharedIdClient:
         self.replies: list[dict[str, Any]] = []
         self.disconnected = False
         self._changed = threading.Condition()
-        self._subscribed = threading.Event()
+        self._subscribed, self._refused = threading.Event(), threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="provision", protocol=protocol)
-        self._client.on_connect = lambda client, *_: client.subscribe("/provision/response")
+        self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_message = self._on_message
         self._client.on_disconnect = self._on_disconnect
@@ -292,6 +162,18 @@ class SharedIdClient:
     def wait_until_subscribed(self) -> None:
         """Wait for SUBACK."""
         assert self._subscribed.wait(PATIENCE_S)
+
+    def wait_until_refused(self) -> None:
+        """Wait for the broker's refusal to let it in; it goes on trying."""
+        assert self._refused.wait(PATIENCE_S)
+
+    def _on_connect(
+        self, client: paho.Client, _userdata: object, _flags: object, reason: ReasonCode, _properties: object
+    ) -> None:
+        if reason.is_failure:
+            self._refused.set()
+        else:
+            client.subscribe("/provision/response")
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         with self._changed:
@@ -325,25 +207,30 @@ class SharedIdClient:
         self._client.loop_stop()
 
 
+def _missing(reason: str) -> None:
+    """Skip for want of a program; fail where CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def _require(venv: Path) -> None:
-    """Skip without this program; fail where CI is set."""
     if not (venv / ".installed").is_file():
-        reason = f"{venv.name} is not installed; run tools/vendor-venvs.sh with the package index in reach"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _missing(f"{venv.name} is not installed; run tools/vendor-venvs.sh with the package index in reach")
 
 
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for all of these tests; it must end cleanly."""
-    broker = Broker(tmp_path_factory.mktemp("broker"))
+@pytest.fixture(scope="session", params=list(BROKERS))
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker of each kind for all of these tests; it must end cleanly."""
+    if request.param == "mosquitto" and MOSQUITTO is None:
+        _missing("no Mosquitto to test with; run tools/test-programs.sh as root")
+    broker = BROKERS[request.param](tmp_path_factory.mktemp("broker"))
     try:
         yield broker
     finally:
-        status = broker.stop()
-    assert status == 0
-    assert "Traceback" not in broker.log.text
+        statuses = broker.stop()
+    assert set(statuses) == {0}
+    assert "Traceback" not in broker.log
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
 if TYPE_CHECKING:
-    from tests.interop.conftest import Broker, SharedIdClient
+    from tests.interop.brokers import Broker
+    from tests.interop.conftest import SharedIdClient
 
 pytestmark = pytest.mark.interop
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.interop
 V311, V5 = MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5
 
 
+@pytest.mark.parametrize("broker", ["serve"], indirect=True, scope="session")
 @pytest.mark.parametrize(
     "protocols",
     [(V311, V311), (V5, V5), (V311, V5)],
@@ -51,3 +53,22 @@ def test_two_at_a_time_are_both_served(
     bystander.request(broker.token._replace(secret="wrong"))
     assert [reply["status"] for reply in bystander.wait_for_replies(1)] == ["NOT_FOUND"]
     assert not any(client.disconnected for client in (bystander, *clients))
+
+
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True, scope="session")
+def test_beside_mosquitto_they_are_served_one_after_another(
+    broker: Broker, open_shared_id_client: Callable[[MQTTProtocolVersion], SharedIdClient]
+) -> None:
+    """Who comes second is refused until the first has gone, and ends nobody's session; each gets its own reply (P3)."""
+    first = open_shared_id_client(V5)
+    first.wait_until_subscribed()
+    second = open_shared_id_client(V311)
+    second.wait_until_refused()
+    first.request(broker.token, deviceName="shared-first")
+    (reply,) = first.wait_for_replies(1)
+    assert (reply["status"], reply["deviceName"], first.disconnected) == ("SUCCESS", "shared-first", False)
+    first.close()
+    second.wait_until_subscribed()
+    second.request(broker.token, deviceName="shared-second")
+    assert [(r["status"], r["deviceName"]) for r in second.wait_for_replies(1)] == [("SUCCESS", "shared-second")]
+    assert len(first.replies) == 1

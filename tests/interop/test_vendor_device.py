@@ -1,4 +1,4 @@
-"""Unmodified tb-mqtt-client 1.13.14 against our broker: `TBDeviceMqttClient.provision` with every kind of argument."""
+"""Unmodified tb-mqtt-client 1.13.14 against our brokers: `TBDeviceMqttClient.provision` with every kind of argument."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
-    from tests.interop.conftest import Broker, Operator
+    from tests.interop.brokers import Broker
+    from tests.interop.conftest import Operator
 
 pytestmark = pytest.mark.interop
 
@@ -31,9 +32,9 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a self-signed certificate as the vendor's gateway does; give the files of certificate and private key."""
+    """Make a self-signed certificate; give the files of certificate and private key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "vendor device")])
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -72,6 +73,7 @@ class Run:
                 }
             }
         cases["certificate"]["provision"] |= {"port": broker.tls_port, "hash": self.pem}
+        cases["certificate"]["port"] = broker.certificate_port
         cases["certificate"]["tls"] = {
             "ca_certs": str(broker.authority),
             "cert_file": str(certificate),

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.interop.conftest import Broker, Operator, StartGateway, VendorGateway
+    from tests.interop.brokers import Broker
+    from tests.interop.conftest import Operator, StartGateway, VendorGateway
 
 pytestmark = pytest.mark.interop
 

@@ -2,7 +2,7 @@
 
 Run by the interpreter of the vendor's environment. Reads a JSON array of cases from stdin, handles them at once, and
 prints a JSON array of what came of each: `credentials` and whether it was `connected`, told its `limits` and `sent`.
-A case holds the arguments of `provision`, and `tls` with the files for a login by certificate.
+A case holds the arguments of `provision`, and for a login by certificate `tls` with its files and `port`.
 """
 
 import json
@@ -19,7 +19,7 @@ PATIENCE_S = 10.0
 
 def run(case: dict[str, Any]) -> dict[str, Any]:
     """Handle one case."""
-    target = {"host": case["provision"]["host"], "port": case["provision"]["port"]}
+    target = {"host": case["provision"]["host"], "port": case.get("port", case["provision"]["port"])}
     credentials = TBDeviceMqttClient.provision(**case["provision"])
     if credentials is None:
         return {"credentials": None}

@@ -196,6 +196,17 @@ def test_server_beyond_our_receive_maximum_is_a_violation() -> None:
     assert session.take_output().hex() == "e00193"
 
 
+def test_a_server_that_is_known_to_exceed_it_may() -> None:
+    """As far as the user allows, and no further (P9)."""
+    connect = Connect("c", V5, properties=Properties(receive_maximum=1))
+    session = ClientSession(connect, manual_ack=True, max_unsettled=2)
+    hear(session, ACCEPTED)
+    messages = [Publish("a", b"", qos=1, packet_id=n) for n in (1, 2, 3)]
+    *borne, last = hear(session, *messages)
+    assert borne == [MessageReceived(message) for message in messages[:2]]
+    assert isinstance(last, ProtocolViolated)
+
+
 @pytest.mark.parametrize(
     ("message", "reason_code"),
     [

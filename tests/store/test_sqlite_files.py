@@ -1,9 +1,11 @@
 """The database as a file: making, migrating, sharing, filling and damaging it."""
 
+import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from mqttprov.store.sqlite import SqliteStore
 
 WRITER = """
 import sys
+import tempfile
 from pathlib import Path
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.store.sqlite import SqliteStore
@@ -234,3 +237,45 @@ def damaged(new_world: Callable[..., World], tmp_path: Path) -> Callable[[], Pat
         return copy
 
     return make
+
+
+def reads_alone(path: Path, *, uid: int, gid: int) -> int:
+    """Open a database in a process of another user who may only read; give its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(gid)
+                os.setuid(uid)
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            connection.execute("SELECT count(*) FROM device").fetchone()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_who_may_only_read_can_do_so_while_nobody_writes() -> None:
+    """The gate in Mosquitto, which is another user: devices log in when nothing of ours runs."""
+    nobody = 65_534
+    with tempfile.TemporaryDirectory() as name:
+        folder, path = Path(name), Path(name) / "shared.db"
+        SqliteStore(path, create=True).close()
+        assert sorted(file.name for file in folder.iterdir()) == ["shared.db", "shared.db.lock"]
+        path.chmod(0o640)
+        if os.getuid() == 0:
+            for each in (folder, path):
+                os.chown(each, 0, nobody)
+        SqliteStore(path).close()
+        left = [path.with_name(f"shared.db{end}") for end in ("-wal", "-shm")]
+        assert {(file.stat().st_mode & 0o777, file.stat().st_gid) for file in left} == {(0o640, path.stat().st_gid)}
+        folder.chmod(0o550)
+        assert reads_alone(path, uid=nobody, gid=nobody) == 0
+        for file in left:
+            folder.chmod(0o750)
+            file.unlink()
+        folder.chmod(0o550)
+        assert reads_alone(path, uid=nobody, gid=nobody) == 1
+        folder.chmod(0o750)

@@ -68,13 +68,20 @@ class Link(asyncio.Protocol):
     """One connection. Messages are acknowledged as they come, or with `manual_ack` by a subclass."""
 
     def __init__(
-        self, connect: Connect, on_message: Callable[[Publish], None] | None = None, *, manual_ack: bool = False
+        self,
+        connect: Connect,
+        on_message: Callable[[Publish], None] | None = None,
+        *,
+        manual_ack: bool = False,
+        max_unsettled: int | None = None,
     ) -> None:
+        """`max_unsettled` replaces the Receive Maximum in `connect`, for a broker that does not keep to it."""
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._session = ClientSession(
             connect,
             manual_ack=manual_ack,
+            max_unsettled=max_unsettled,
             max_queued_messages=_MAX_QUEUED_MESSAGES,
             max_queued_bytes=_MAX_QUEUED_BYTES,
         )

@@ -14,7 +14,10 @@ from mqttprov.mqtt import Connect, LimitReachedError, Properties, ProtocolVersio
 
 CONTROL_TOPIC: Final = "$CONTROL/provision/v1"
 USERNAME: Final = "_responder"
-RECEIVE_MAXIMUM: Final = 1024  # what is taken and not settled: two batches of the pipeline
+RECEIVE_MAXIMUM: Final = 1024  # what is to be taken and not settled: two batches of the pipeline
+# Mosquitto 2.0 sends more than that once some of it is settled and some is not; what is too much for the pipeline is
+# refused or told again, while hanging up would lose all of it, over and over.
+_MAX_UNSETTLED: Final = 65_535  # as many as there are packet ids
 MAX_COMMANDS_BYTES: Final = 32_768  # in one packet: the broker does nothing else while it obeys
 _LOGIN_REFUSALS: Final = frozenset({ReasonCode.NOT_AUTHORIZED, ReasonCode.BAD_USER_NAME_OR_PASSWORD})
 
@@ -39,7 +42,9 @@ class GateLink(Link):
             password=password.encode(),
             properties=Properties(receive_maximum=RECEIVE_MAXIMUM),
         )
-        super().__init__(connect, lambda publish: on_message(self, publish), manual_ack=True)
+        super().__init__(
+            connect, lambda publish: on_message(self, publish), manual_ack=True, max_unsettled=_MAX_UNSETTLED
+        )
         self._url = address.url
         self._commands: list[bytes] = []
         self._settled: list[int] = []

@@ -5,9 +5,8 @@ Here live the rules of conversation for the client's side; what to say and all t
 The driver's duties: write `take_output()` after every call and close when `closed`; pass every read to `receive`; send
 `ping()` when nothing was written for `keep_alive_s`, and give the connection up if `ping_outstanding` stays true.
 
-States: CONNECTING -> CONNECTED -> CLOSED. Packets may follow CONNECT at once (MQTT 5 section 3.1.4), before
-the server's limits are known; once they are, they hold. In MQTT 5, messages of QoS 1 and 2 wait for CONNACK, because
-Receive Maximum is in it; so does what goes on from an earlier connection.
+States: CONNECTING -> CONNECTED -> CLOSED. Packets may follow CONNECT at once (MQTT 5 section 3.1.4); its limits
+hold once they are known. In MQTT 5, messages of QoS 1 and 2, also those of an earlier connection, wait for CONNACK.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +78,8 @@ class ClientSession:
 
     Messages of QoS 1 and 2 are acknowledged as they come, or by `acknowledge` with `manual_ack`. `max_packet_bytes`
     bounds what the server may send (P9) and is announced in MQTT 5; `max_queued_*` bound what waits for its Receive
-    Maximum. `state` is what `detach` of an earlier session gave: for a client that does not start clean.
+    Maximum. `max_unsettled` replaces ours, for a server that does not keep to the one in `connect`. `state` is what
+    `detach` of an earlier session gave: for a client that does not start clean.
     """
 
     __slots__ = (
@@ -109,6 +109,7 @@ class ClientSession:
         manual_ack: bool = False,
         max_queued_messages: int = 1_000,
         max_queued_bytes: int = 1_048_576,
+        max_unsettled: int | None = None,
         state: DeliveryState | None = None,
     ) -> None:
         self.version: Final = connect.version
@@ -118,11 +119,10 @@ class ClientSession:
         self._state = _CONNECTING
         self._decoder = PacketDecoder(max_packet_bytes, version=connect.version)
         self._manual_ack = manual_ack
-        self._receive_maximum = connect.properties.receive_maximum
+        self._receive_maximum = max_unsettled or connect.properties.receive_maximum
         self._topic_alias_maximum = connect.properties.topic_alias_maximum or 0
         self._starts_clean = connect.clean_start
-        self._max_qos = 2
-        self._retain_available = True
+        self._max_qos, self._retain_available = 2, True
         self._aliases: InboundAliases | None = None
         self._inbound: InboundWindow | None = None
         if connect.version is _V5 and connect.properties.maximum_packet_size_bytes is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.store.protocol import StoreUnavailable
-from mqttprov.store.sqlite_file import OpenedFile
+from mqttprov.store.sqlite_file import OpenedFile, leave_to_readers
 from mqttprov.store.sqlite_reader import (
     SqliteReader,
 )
@@ -145,6 +145,7 @@ class SqliteStore:
             return SqliteReader(connection, self.path)
 
     def close(self) -> None:
-        """Close the writer's connection."""
+        """Close the writer's connection, the last one of its process."""
         with self._lock:
             self._connection.close()
+            leave_to_readers(self.path)

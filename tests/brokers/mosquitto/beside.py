@@ -11,18 +11,21 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.brokers.harness import Running
+from tests.brokers.harness import Running, new_state
 
 from mqttprov.brokers.broker_link import BrokerAddress
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.brokers.sidecar import Sidecar
+from mqttprov.brokers.tls import make_server_certificate
 from mqttprov.core.requests import Granted, ProvisionRequest
 from mqttprov.mqtt import Connect, ProtocolVersion
 from mqttprov.responder.administration import IssuedToken
 from mqttprov.responder.jobs import ActivationJob, BatchProcessor, ProvisionJob
+from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
 
 # MQTTPROV_MOSQUITTO runs the tests with another version than the installed one.
@@ -116,15 +119,19 @@ class Mosquitto(Process):
         plugin: Path | None,
         *,
         tls: tuple[Path, Path] | None = None,
+        trust: Path | None = None,
         environment: tuple[str, ...] = (),
+        settings: tuple[str, ...] = (),
     ) -> None:
         """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key.
 
-        `environment` (NAME=value) is added to ours.
+        With `trust`, a folder of client certificates, TLS is on a port of its own, for clients with a certificate.
+        `environment` (NAME=value) and `settings` (lines) are added to ours.
         """
         super().__init__(folder / "mosquitto.log")
         self._environment = environment
         self.port = free_port()
+        self.certificate_port = free_port() if trust is not None else 0
         self.password_file = folder / "responder-password"
         self.password_file.touch(mode=0o600)
         self.password_file.write_text(f"{PASSWORD}\n")
@@ -135,9 +142,12 @@ class Mosquitto(Process):
             "set_tcp_nodelay true",
             "max_queued_messages 10000",
             f"user {'root' if os.getuid() == 0 else 'mosquitto'}",
+            *settings,
         ]
         if tls is not None:
             lines[1:1] = [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
+        if trust is not None:
+            lines[1:1] = [f"listener {self.certificate_port} 127.0.0.1", "require_certificate true", f"capath {trust}"]
         if plugin is not None:
             lines += [
                 f"plugin {plugin}",
@@ -206,12 +216,25 @@ class Respond(Process):
 class Beside(Running):
     """Mosquitto, and the responder in the test's own loop."""
 
-    def __init__(self, path: Path, issued: IssuedToken, plugin: Path) -> None:
+    def __init__(self, path: Path, issued: IssuedToken, plugin: Path, *, tls: bool = False) -> None:
+        """With `tls` there is a port for clients with a certificate."""
         super().__init__(path, issued)
-        self.mosquitto = Mosquitto(path.parent, path, plugin)
-        self.port = self.mosquitto.port
+        self._plugin = plugin
+        self._with_tls = tls
+        self._trust = path.parent / "trust"
         self.others: list[Respond] = []
         self._responding = False
+        self._set_up()
+
+    def _set_up(self) -> None:
+        files, trust = None, None
+        if self._with_tls:
+            trust = self._trust
+            trust.mkdir()
+            with contextlib.closing(StateDirectory(self.path)) as state:
+                files = make_server_certificate(state.authority, "127.0.0.1", self.path, now_ms())
+        self.mosquitto = Mosquitto(self.path.parent, self.path, self._plugin, tls=files, trust=trust)
+        self.port, self.tls_port = self.mosquitto.port, self.mosquitto.certificate_port
 
     async def start(self) -> None:
         """Start both."""
@@ -221,9 +244,20 @@ class Beside(Running):
 
     async def respond(self) -> None:
         """Start the responder of this loop."""
-        self.sidecar = Sidecar(self.state, BrokerAddress("127.0.0.1", self.port, tls=False), PASSWORD)
+        address = BrokerAddress("127.0.0.1", self.port, tls=False)
+        self.sidecar = Sidecar(self.state, address, PASSWORD, trust=self._trust if self._with_tls else None)
         await self.sidecar.start()
         self._responding = True
+
+    @property
+    def responder(self) -> Responder:
+        """What answers requests."""
+        return self.sidecar._run.responder
+
+    def cut_off(self) -> None:
+        """Cut all clients off."""
+        for client in self.clients:
+            client.abort()
 
     async def fall_silent(self) -> None:
         """Stop the responder of this loop as SIGTERM does."""
@@ -252,3 +286,16 @@ class Beside(Running):
         refused = await client.connack() >= 0x80
         client.abort()
         return refused
+
+
+@contextlib.asynccontextmanager
+async def running_beside(path: Path, plugin: Path, *, tls: bool = False) -> AsyncIterator[Beside]:
+    """Run it on a new state directory; end it and all its clients afterwards."""
+    one = Beside(path, new_state(path), plugin, tls=tls)
+    try:
+        await one.start()
+        yield one
+    finally:
+        for client in one.clients:
+            client.abort()
+        await one.stop()

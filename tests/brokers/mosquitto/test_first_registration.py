@@ -82,9 +82,7 @@ async def test_a_topic_that_a_device_chose_is_no_command(beside: Beside) -> None
     await device.until(lambda: False, or_gone=True)  # Mosquitto itself takes no such topic
     await other.ping()
     told: list[str] = []
-    desk = GateDesk(
-        beside.sidecar._run.responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0])))
-    )
+    desk = GateDesk(beside.responder, lambda: cast("Any", SimpleNamespace(command=lambda *w: told.append(w[0]))))
     for topic in (hostile, "v1/devices/me/rpc/request/1"):
         asked = Publish(
             "_prov/ask/00", b'{"method":"getSessionLimits"}', properties=Properties(user_properties=(("topic", topic),))
@@ -100,7 +98,11 @@ def heard(client: Client, text: bytes) -> bool:
 
 @pytest.mark.timeout(150)
 async def test_fifty_eavesdroppers_get_no_byte_of_two_hundred_replies(beside: Beside) -> None:
-    """Operators, observers, devices and other provisioning sessions with every filter: nothing of any reply (P3)."""
+    """Operators, observers, devices and other provisioning sessions with every filter: nothing of any reply (P3).
+
+    Two responders answer; a refusal is as private.
+    """
+    await beside.another()
     issued = beside.admin.create_profile(
         Profile(0, "nosy", publish_topics=("%d/#",), subscribe_topics=("%d/#", "x/+/#"))
     )
@@ -132,12 +134,22 @@ async def test_fifty_eavesdroppers_get_no_byte_of_two_hundred_replies(beside: Be
 
     answered = await asyncio.gather(*(one(number) for number in range(GATEWAYS)))
     assert {reply["status"] for reply, _ in answered} == {"SUCCESS"}
+    refused = await ask(await beside.session(), beside.payload("gw-x", provisionDeviceSecret="planted-wrong-secret"))
+    assert refused["status"] == "NOT_FOUND"
     secrets = [reply["credentialsValue"].encode() for reply, _ in answered]
     for kind, client in listeners:
         if kind in {"operator", "observer"}:
             await client.until(partial(heard, client, b'"device":"gw-199"'))
         await client.ping()
-        for forbidden in (b"credentialsValue", b"SUCCESS", RESPONSE_TOPIC.encode(), b"reply ", *secrets):
+        for forbidden in (
+            b"credentialsValue",
+            b"SUCCESS",
+            b"errorMsg",
+            b"planted-wrong",
+            RESPONSE_TOPIC.encode(),
+            b"reply ",
+            *secrets,
+        ):
             assert forbidden not in client.raw, (kind, forbidden)
     everything = b"".join(bytes(session.raw) for _, session in answered)
     for (_, session), secret in zip(answered, secrets, strict=True):

@@ -18,6 +18,7 @@ from mqttprov.brokers.mosquitto.places import BROKER_USER, RESPONDER_USER, Place
 from mqttprov.brokers.mosquitto.server_certificate import is_good
 from mqttprov.brokers.mosquitto.trust_folder import FOLDER_MODE, TrustFolder
 from mqttprov.brokers.tls import server_names
+from mqttprov.pki.authority import Authority
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov.responder.state_files import write_whole
 
@@ -65,6 +66,8 @@ class Installation:
         for path in (self._places.configuration, self._places.state):
             if not str(path).isprintable():
                 raise InstallError(f"{str(path)!r} cannot be written into a configuration; choose another directory")
+        if self._owned:
+            check_program(Path(self._command[0]))
         plugin = build_gate()  # first: without it nothing else is worth writing
         if self._owned:
             self._make_users()
@@ -142,19 +145,27 @@ class Installation:
         self._steps.append(Step("changed" if new else "kept", places.trust))
         settings = self._state.settings.tls
         if settings.certificate and settings.private_key:  # the operator's own, also for `serve`
-            return places.state / settings.certificate, places.state / settings.private_key
-        authority, names = authorities.serving(self._now_ms), server_names(_ANY_ADDRESS)
-        certificate, key = places.real(places.certificate), places.real(places.private_key)
-        if is_good(certificate, key, authority.certificate, names, self._now_ms):
-            texts_of_both = (certificate.read_bytes(), key.read_bytes())
+            own = (places.state / settings.certificate, places.state / settings.private_key)
+            if not places.system:
+                return own
+            texts_of_both = (places.real(own[0]).read_bytes(), places.real(own[1]).read_bytes())
+            self._remarks.append("the broker's user gets a copy of your certificate: run this again when it is renewed")
         else:
-            made = authority.issue_server(names, self._now_ms)
-            texts_of_both = (made[0].encode(), made[1].encode())
-            if certificate.exists():
-                self._remarks.append("the broker's certificate is new: a running broker takes it up by SIGHUP")
+            texts_of_both = self._made_by(authorities.serving(self._now_ms))
         self._write(places.certificate, texts_of_both[0], 0o644, BROKER_USER)
         self._write(places.private_key, texts_of_both[1], 0o600, BROKER_USER)
         return places.certificate, places.private_key
+
+    def _made_by(self, authority: Authority) -> tuple[bytes, bytes]:
+        """Give certificate and private key for the broker: those that it has, while they are good, or new ones."""
+        places, names = self._places, server_names(_ANY_ADDRESS)
+        certificate, key = places.real(places.certificate), places.real(places.private_key)
+        if is_good(certificate, key, authority.certificate, names, self._now_ms):
+            return certificate.read_bytes(), key.read_bytes()
+        if certificate.exists():
+            self._remarks.append("the broker's certificate is new: a running broker takes it up by SIGHUP")
+        made = authority.issue_server(names, self._now_ms)
+        return made[0].encode(), made[1].encode()
 
     def _units(self, *, tls: bool) -> None:
         places = self._places
@@ -211,6 +222,17 @@ def _check_ports(port: int, tls_port: int | None) -> None:
             f"clients with a certificate have a port of their own, the one behind --tls-port: {certificate_port}; "
             "choose ports that leave room for it"
         )
+
+
+def check_program(program: Path) -> None:
+    """See that the responder's user may start us. Raises `InstallError`."""
+    for path in (program, program.resolve()):
+        for folder in path.parents:
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                raise InstallError(
+                    f"the user {RESPONDER_USER!r} may not run {path}, because {folder} is closed to others; install "
+                    "mqttprov into a virtual environment that all may read, such as /opt/mqttprov"
+                )
 
 
 def _exists(user: str) -> bool:

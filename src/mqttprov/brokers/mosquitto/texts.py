@@ -30,6 +30,8 @@ set_tcp_nodelay true
 max_queued_messages 1000
 # A session that outlives the broker would be anybody's who knows its client id: the gate only knows those it let in.
 persistence false
+# They hold client ids, and a device may use its access token as one. To look for a fault set it to true for a while.
+connection_messages false
 """
 
 _PLAIN: Final = """
