@@ -1,6 +1,6 @@
-/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py. Only keyed hashes are compared:
- * whoever does not have the key cannot choose them, and learns nothing from how long that takes. It fails closed: whatever
- * is wrong with the database, nobody comes in until it is right again. */
+/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py. Only keyed hashes
+ * are compared: whoever has no key cannot choose them, and learns nothing from how long that takes. It fails
+ * closed: whatever is wrong with the database, nobody comes in until it is right again. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,8 @@
 #define MAC_CHARS 64
 #define MAX_SECRET_CHARS 128
 
-#define MAY_LOG_IN "d.state IN ('provisioned', 'active')" /* the same states as in mqttprov/core/lifecycle.py */
+/* The same states as in mqttprov/core/lifecycle.py. */
+#define MAY_LOG_IN "d.state IN ('provisioned', 'active')"
 #define PATTERNS(column) \
 	"iif(p." column " = '[]', NULL," \
 	" (SELECT group_concat(replace(value, '%d', d.name), char(10)) FROM json_each(p." column ")))"
@@ -28,19 +29,21 @@ _Static_assert(ROLE_DEVICE == 1 && ROLE_OPERATOR == 2 && ROLE_OBSERVER == 3, "th
 
 enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
 
-/* A login is at most one row: the verdict, and whom it stands for. ?1 to ?3 are the login keys that it may mean, ?4 to ?6
- * the verifiers of its password with each; ?7 and ?8 are name and verifier of an operator; ?9 is the time. The operator
- * comes first: a device may have chosen a token or user name that is an operator's name. Then what is bound to the client
- * id, as in ThingsBoard, and the newest. Numbers of verdicts and roles are those of gate.h. */
+/* A login is the first row: the verdict, and whom it stands for. ?1 to ?3 are the login keys that it may be,
+ * ?4 to ?6 the verifiers of its password with each; ?7 and ?8 are name and verifier of an operator; ?9 is the
+ * time. The operator comes first: a device may have chosen a token or user name that is an operator's name.
+ * Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of verdicts and roles are
+ * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than all the rest. */
 static const char *const queries[QUERIES] = {
 	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
 	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"
 	" 'it is no database of mqttprov') FROM pragma_application_id, pragma_user_version"
 	" WHERE application_id <> 0x6D717076 OR user_version < 9",
 	[LOGIN] =
-	"SELECT iif(proved, iif(live, 4, 2), 1), role, name, id, generation, first, rotation_due, seen, publish, subscribe"
-	" FROM ("
-	" SELECT c.verifier IS NULL OR c.verifier IS CASE c.login_key WHEN ?1 THEN ?4 WHEN ?2 THEN ?5 ELSE ?6 END AS proved,"
+	"SELECT iif(proved, iif(live, 4, 2), 1), role, name, id, generation, first, rotation_due, seen, publish,"
+	" subscribe FROM ("
+	" SELECT c.verifier IS NULL"
+	"   OR c.verifier IS CASE c.login_key WHEN ?1 THEN ?4 WHEN ?2 THEN ?5 ELSE ?6 END AS proved,"
 	"  " MAY_LOG_IN " AS live, 1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
 	"  c.generation <= d.rotate_from AS rotation_due,"
 	"  iif(c.first_login_ms IS NULL, ?9, d.last_seen_ms / 1000) AS seen,"
@@ -49,9 +52,10 @@ static const char *const queries[QUERIES] = {
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.login_key IN (?1, ?2, ?3) AND c.ended = 0"
 	" UNION ALL"
-	" SELECT verifier IS ?8, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?9, NULL, NULL, -1"
+	" SELECT verifier IS ?8, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?9, NULL, NULL,"
+	"  -1"
 	" FROM operator WHERE name = ?7)"
-	" ORDER BY proved DESC, rank, generation DESC LIMIT 1",
+	" ORDER BY proved DESC, rank, generation DESC",
 	[MAY_STAY] =
 	"SELECT 1 FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
 	" WHERE d.id = ?1 AND c.ended = 0 AND " MAY_LOG_IN,
@@ -77,8 +81,8 @@ static bool read_secret(const char *path, char *text, int size)
 	if(file) fclose(file);
 	if(read) text[strcspn(text, "\r\n")] = '\0';
 	if(read && *text) return true;
-	mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: cannot read the secret in %s: it must be one line in a file that its owner"
-		" alone may read; run: chmod 600 %s", path, path);
+	mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: cannot read the secret in %s: it must be one line in a file"
+		" that its owner alone may read; run: chmod 600 %s", path, path);
 	return false;
 }
 
@@ -90,7 +94,7 @@ bool credentials_open(const char *database, const char *pepper_file, const char 
 	if(!db.path || !read_secret(pepper_file, text, sizeof(text))) return false;
 	bool is_key = OPENSSL_hexstr2buf_ex(db.pepper, KEY_BYTES, &length, text, '\0') && length == KEY_BYTES;
 	OPENSSL_cleanse(text, sizeof(text));
-	if(!is_key) mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: there is no key in hex digits in %s", pepper_file);
+	if(!is_key) mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: %s holds no key in hex digits", pepper_file);
 	return is_key && read_secret(responder_file, db.responder, sizeof(db.responder));
 }
 
@@ -119,8 +123,8 @@ static bool unavailable(const char *why)
 	return false;
 }
 
-/* Make sure that the database is open, and that it is still the one at this path. It has no busy timeout: the broker
- * serves nobody while it waits. */
+/* Make sure that the database is open, and that it is still the one at this path. It has no busy timeout: the
+ * broker serves nobody while it waits. */
 static bool connected(void)
 {
 	struct stat file;
@@ -130,7 +134,8 @@ static bool connected(void)
 	db.file = file;
 	int error = sqlite3_open_v2(db.path, &db.connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
 	for(int i = 0; i < QUERIES && !error; i++){
-		error = sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT, &db.statements[i], NULL);
+		error = sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT,
+			&db.statements[i], NULL);
 		if(i == CHECK && !error && sqlite3_step(db.statements[i]) == SQLITE_ROW){
 			return unavailable((const char *)sqlite3_column_text(db.statements[i], 0));
 		}
@@ -154,9 +159,10 @@ static void hex(char *text, const unsigned char *bytes, size_t count)
 	for(size_t i = 0; i < count; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* Bind a keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it is NULL,
- * which is nobody's. */
-static void bind_mac(int place, char text[MAC_CHARS + 1], const char *use, const char *first, const char *second)
+/* Bind a keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it
+ * is NULL, which is nobody's. */
+static void bind_mac(int place, char text[MAC_CHARS + 1], const char *use, const char *first,
+	const char *second)
 {
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned int length = 0;
@@ -209,7 +215,8 @@ static enum verdict judge(sqlite3_stmt *row, struct principal *who)
 }
 
 /* Without user name the certificate counts. */
-static enum verdict look_up(struct mosquitto *client, const char *username, const char *password, struct principal *who)
+static enum verdict look_up(struct mosquitto *client, const char *username, const char *password,
+	struct principal *who)
 {
 	char macs[7][MAC_CHARS + 1] = {0}, fingerprint[MAC_CHARS + 1];
 	sqlite3_stmt *row = db.statements[LOGIN];
@@ -228,7 +235,8 @@ static enum verdict look_up(struct mosquitto *client, const char *username, cons
 	}
 	sqlite3_bind_int64(row, 9, time(NULL));
 	int step = sqlite3_step(row);
-	enum verdict verdict = step == SQLITE_ROW ? judge(row, who) : step == SQLITE_DONE ? REFUSED_UNKNOWN : UNAVAILABLE;
+	enum verdict verdict = step == SQLITE_DONE ? REFUSED_UNKNOWN : UNAVAILABLE;
+	if(step == SQLITE_ROW) verdict = judge(row, who);
 	done_with(row);
 	return verdict;
 }

@@ -6,34 +6,41 @@
 
 #include "gate.h"
 
-#define SESSION_LIFE_S 60    /* of a provisioning session, as with ThingsBoard */
+#define SESSION_LIFE_S 60 /* of a provisioning session, as with ThingsBoard */
 #define REQUEST_PATIENCE_S 5 /* for so long nobody else gets the client id of a provisioning session */
-#define ABSENCE_S 4          /* for so long a request waits for a responder: one that restarts is back by then */
+#define ABSENCE_S 4 /* for so long a request waits for a responder: one that restarts is back by then */
 #define MAX_REQUEST_BYTES (16384 + 1) /* the rest of a longer one is not needed to refuse it */
-#define KEPT_S 86400         /* for so long a session that has ended is remembered, if it must be */
+#define KEPT_S 86400 /* for so long a session that has ended is remembered, if it must be */
 #define MAX_KEPT 16384
 #define MAX_REFUSALS 64
-#define SEEN_EVERY_S 3600    /* so often the responder is told that a device is in use */
+#define SEEN_EVERY_S 3600 /* so often the responder is told that a device is in use */
 #define SEEN_AT_ONCE 256
-#define TELL_AGAIN_S 10      /* what the responder has not settled by then */
-#define TELL_AT_ONCE 1000    /* of that: more might not fit into the broker's queue for the responder */
-#define EVT_CLIENT_OFFLINE 28 /* 2.1 and newer say so, not by DISCONNECT, that a durable session's connection ends */
+#define TELL_AGAIN_S 10 /* what the responder has not settled by then */
+#define TELL_AT_ONCE 1000 /* of that: more might not fit into the broker's queue for the responder */
+#define EVT_CLIENT_OFFLINE 28 /* 2.1 says so, not by DISCONNECT, that a durable session's connection ends */
 #define NOBODY_ANSWERS "{\"errorMsg\":\"Failed to provision device: the service is not available now\"," \
 	"\"status\":\"FAILURE\",\"retryAfter\":5}"
 
 static mosquitto_plugin_id_t *plugin_id;
 static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
-/* What a plugin sends to a client id leaves in the next turn of the broker's loop, and whoever connects with that id
- * until then would get it. */
+/* What a plugin sends to a client id leaves in the next turn of the broker's loop, and whoever connects with
+ * that id until then would get it. */
 static unsigned turn = 1;
 static bool reloading; /* between the broker's reload and its next turn: it asks again of all whom it knows */
 static size_t responders;
 static time_t absent_since; /* while there is none */
-static time_t told_anew; /* what was told to responders before is told again from then on */
+static unsigned told_anew; /* the turn in which responders are told again of what they were told before */
 static size_t kept;
 static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
 static size_t refusal_count;
-static time_t swept;
+static time_t swept, round_began;
+
+struct message {
+	const char *topic;
+	const void *payload;
+	size_t size;
+	int qos;
+};
 
 /* --- what is said --- */
 
@@ -41,12 +48,14 @@ static time_t swept;
 static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos,
 	mosquitto_property *properties)
 {
-	void *copy = size ? mosquitto_malloc(size) : NULL; /* not the _copy call: in 2.0 it uses another allocator */
+	/* Not the _copy call: in 2.0 it uses another allocator. */
+	void *copy = size ? mosquitto_malloc(size) : NULL;
+	int error = size && !copy ? MOSQ_ERR_NOMEM : MOSQ_ERR_SUCCESS;
 	if(copy) memcpy(copy, payload, size);
-	if((size && !copy) || mosquitto_broker_publish(client_id, topic, (int)size, copy, qos, false, properties)){
-		mosquitto_property_free_all(&properties);
-		mosquitto_free(copy);
-	}
+	if(!error) error = mosquitto_broker_publish(client_id, topic, (int)size, copy, qos, false, properties);
+	if(!error) return;
+	mosquitto_property_free_all(&properties);
+	mosquitto_free(copy);
 }
 
 static void to_responder(const char *kind, const char *id, const void *payload, size_t size, const char *key,
@@ -66,18 +75,21 @@ static const char *source_of(const struct mosquitto *client)
 }
 
 /* Send a device what it has subscribed to on a topic of its own. */
-static bool to_session(const struct session *session, const char *topic, const void *payload, size_t size, int qos)
+static bool to_session(const struct session *session, const struct message *message)
 {
-	int granted = session->who.role == ROLE_DEVICE && is_own_topic(topic) ? session_granted(session, topic) : -1;
-	if(granted >= 0) publish(session->client_id, topic, payload, size, granted < qos ? granted : qos, NULL);
-	return granted >= 0;
+	bool ours = session->who.role == ROLE_DEVICE && is_own_topic(message->topic) && !session->ended;
+	int qos = ours ? session_granted(session, message->topic) : -1;
+	if(qos < 0) return false;
+	if(qos > message->qos) qos = message->qos;
+	publish(session->client_id, message->topic, message->payload, message->size, qos, NULL);
+	return true;
 }
 
 /* --- what the responder has to settle --- */
 
 static void tell(struct session *session)
 {
-	session->told = time(NULL);
+	session->told = turn;
 	to_responder(session->who.role == ROLE_DEVICE ? "first" : "request", session->handle, session->unsettled,
 		session->unsettled_size, "source", session->source);
 }
@@ -95,7 +107,8 @@ static void note_first_login(struct session *session)
 {
 	char text[ID_CHARS + 24 + MAX_NAME_BYTES];
 	const struct principal *who = &session->who;
-	int size = snprintf(text, sizeof(text), "%s %lld %s", who->device_id, (long long)who->generation, who->name);
+	long long generation = who->generation;
+	int size = snprintf(text, sizeof(text), "%s %lld %s", who->device_id, generation, who->name);
 	note_unsettled(session, text, (size_t)size);
 }
 
@@ -126,8 +139,9 @@ static void tell_refusals(void)
 	static const char *const reasons[] = {"unknown", "wrong-password", "state"};
 	char count[16];
 	for(size_t i = 0; i < refusal_count; i++){
+		const char *reason = reasons[refusals[i].reason];
 		int size = snprintf(count, sizeof(count), "%u", refusals[i].count);
-		to_responder("refused", reasons[refusals[i].reason], count, (size_t)size, "source", refusals[i].source);
+		to_responder("refused", reason, count, (size_t)size, "source", refusals[i].source);
 	}
 	refusal_count = 0;
 }
@@ -149,18 +163,17 @@ static void note_refusal(const char *source, enum verdict reason)
 
 /* --- connecting --- */
 
-/* The connection is gone or about to go. It stays known for its will, for a first login that is not recorded, and so
- * that nobody else takes over what the broker keeps of it. */
+/* The connection is gone or about to go. It stays known for its will, for a first login that is not recorded,
+ * and so that nobody else takes over what the broker keeps of it. */
 static void end_session(struct session *session)
 {
 	if(session->ended) return;
 	session->ended = true;
 	session->since = time(NULL);
-	session_leave_device(session);
 	if(session->who.role == ROLE_PROVISIONING) settle(session);
 	if(session->who.role == ROLE_RESPONDER){
 		if(!--responders) absent_since = session->since;
-		told_anew = session->since + 1; /* to the others; in this turn the broker still counts on it */
+		told_anew = turn + 2; /* to the others; in this turn the broker still counts on it */
 	}
 	session->kept = kept < MAX_KEPT && (session->durable || session->unsettled);
 	kept += session->kept;
@@ -175,13 +188,12 @@ static void forget(struct session *session)
 /* Whether a principal may connect with the client id of this session. */
 static bool may_take_over(const struct session *holder, const struct principal *who, time_t now)
 {
-	const struct principal *owner = &holder->who;
+	bool same_role = holder->who.role == who->role;
 	if(holder->replied == turn) return false;
-	if(owner->role == who->role && owner->role != ROLE_PROVISIONING && !strcmp(owner->name, who->name)) return true;
-	if(holder->ended) return !holder->durable || !credentials_may_stay(owner);
-	/* An id that many devices share, one after another. */
-	return owner->role == ROLE_PROVISIONING && who->role == ROLE_PROVISIONING && !holder->unsettled &&
-		now - holder->since >= REQUEST_PATIENCE_S;
+	if(same_role && who->name && !strcmp(holder->who.name, who->name)) return true;
+	if(holder->ended) return !holder->durable;
+	/* Provisioning sessions have no name, but an id that many devices share, one after another. */
+	return same_role && !who->name && !holder->unsettled && now - holder->since >= REQUEST_PATIENCE_S;
 }
 
 /* From then on the log and the access rules see the principal; no token reaches a log. */
@@ -233,8 +245,9 @@ static bool on_connect(const struct mosquitto_evt_basic_auth *connect)
 	}
 	if(!client_id) return false;
 	if(!strcmp(client_id, "provision") || (username && !strcmp(username, "provision"))){
-		char unique[sizeof("provision-") + HANDLE_CHARS] = "provision-";
-		if(set_client_id && (!random_handle(strchr(unique, '\0')) || set_client_id(client, unique))) return false;
+		char unique[] = "provision-0123456789abcdef";
+		if(set_client_id && !random_handle(strchr(unique, '0'))) return false;
+		if(set_client_id && set_client_id(client, unique)) return false;
 	}else{
 		verdict = credentials_check(client, username, connect->password, &who);
 	}
@@ -256,46 +269,46 @@ static void on_disconnect(const struct mosquitto *client)
 
 /* --- messages --- */
 
-static void tell_device(const char *topic, const void *payload, size_t size, int qos)
+static void tell_device(struct message message)
 {
-	char name[MAX_NAME_BYTES + 1], *outward = topic_outward(topic, name);
-	struct session *session = outward ? session_by_device_name(name) : NULL;
-	for(; session; session = session->next_of_device) to_session(session, outward, payload, size, qos);
-	free(outward);
+	char name[MAX_NAME_BYTES + 1], outward[TOPIC_SIZE];
+	if(!topic_outward(message.topic, name, outward)) return;
+	message.topic = outward;
+	for(struct session *s = session_by_device_name(name); s; s = s->next_of_device) to_session(s, &message);
 }
 
-static void from_device(const struct session *session, const char *topic, const void *payload, size_t size, int qos)
+static void from_device(const struct session *session, const struct message *message)
 {
-	char *inward = topic_inward(session->who.name, topic);
 	const char *kind = NULL;
-	if(!inward) return;
-	publish(NULL, inward, payload, size, qos, NULL);
-	if(strstr(topic, "/rpc/request/") || strstr(topic, "/attributes/request/")) kind = "ask";
-	else if(strstr(topic, "/rpc/response/")) kind = "told";
-	if(kind) to_responder(kind, session->handle, payload, size, "topic", inward);
-	free(inward);
+	char inward[TOPIC_SIZE];
+	if(!topic_inward(session->who.name, message->topic, inward)) return;
+	publish(NULL, inward, message->payload, message->size, message->qos, NULL);
+	if(strstr(inward, "/rpc/request/") || strstr(inward, "/attributes/request/")) kind = "ask";
+	else if(strstr(inward, "/rpc/response/")) kind = "told";
+	if(kind) to_responder(kind, session->handle, message->payload, message->size, "topic", inward);
 }
 
 /* Bring a message or a will to whom it is for, if its topic means something else than it says. */
-static void translate(const struct session *session, const char *topic, const void *payload, size_t size, int qos)
+static void translate(const struct session *session, const struct message *message)
 {
-	if(session->who.role == ROLE_DEVICE && is_own_topic(topic)) from_device(session, topic, payload, size, qos);
-	else tell_device(topic, payload, size, qos);
+	if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)) from_device(session, message);
+	else tell_device(*message);
 }
 
-static bool on_message(struct mosquitto_evt_message *message)
+static bool on_message(struct mosquitto_evt_message *event)
 {
-	struct session *session = session_of(message->client);
-	if(!session || !message->topic) return false;
+	struct session *session = session_of(event->client);
+	struct message message = {event->topic, event->payload, event->payloadlen, event->qos};
+	if(!session || !message.topic) return false;
 	if(session->who.role == ROLE_PROVISIONING){
 		if(session->unsettled) return false;
-		size_t size = message->payloadlen < MAX_REQUEST_BYTES ? message->payloadlen : MAX_REQUEST_BYTES;
-		note_unsettled(session, message->payload, size);
+		size_t size = message.size < MAX_REQUEST_BYTES ? message.size : MAX_REQUEST_BYTES;
+		note_unsettled(session, message.payload, size);
 		reply_if_alone(session, time(NULL));
 	}else{
-		translate(session, message->topic, message->payload, message->payloadlen, message->qos);
+		translate(session, &message);
 	}
-	if(is_own_topic(message->topic)) message->retain = false; /* nobody could ever read it there */
+	if(is_own_topic(message.topic)) event->retain = false; /* nobody could ever read it there */
 	return true; /* the original is routed to nobody but operators */
 }
 
@@ -304,12 +317,13 @@ static bool on_message(struct mosquitto_evt_message *message)
 static bool may_write(const struct session *session, const struct mosquitto_evt_acl_check *check)
 {
 	const struct principal *who = &session->who;
+	struct message message = {check->topic, check->payload, check->payloadlen, check->qos};
 	if(!may(who, PUBLISH, check->topic)) return false;
 	if(who->role == ROLE_PROVISIONING) return !check->retain && !session->ended;
 	if(!session->ended) return true;
 	/* A will: the broker asks about it behind the end of the connection, and sends it without a word. */
 	if(!credentials_may_stay(who)) return false;
-	translate(session, check->topic, check->payload, check->payloadlen, check->qos);
+	translate(session, &message);
 	return !(who->role == ROLE_DEVICE && is_own_topic(check->topic));
 }
 
@@ -341,18 +355,16 @@ static bool on_access(const struct mosquitto_evt_acl_check *check)
 
 /* --- what the responder says --- */
 
-static void kick(const struct session *session)
+static void kick(struct session *session)
 {
+	session->durable = false; /* nothing more for what the broker keeps of it, and its client id is free */
 	if(!session->ended) mosquitto_kick_client_by_clientid(session->client_id, false);
 }
 
 static void kick_device(const char *id, long long below_generation)
 {
-	struct session *session = session_by_device_id(id);
-	while(session){
-		struct session *next = session->next_of_device; /* it leaves the device with its end */
-		if(!below_generation || session->who.generation < below_generation) kick(session);
-		session = next;
+	for(struct session *s = session_by_device_id(id); s; s = s->next_of_device){
+		if(!below_generation || s->who.generation < below_generation) kick(s);
 	}
 }
 
@@ -360,31 +372,36 @@ static void kick_device(const char *id, long long below_generation)
 static void call_device(const char *id, long long number, const char *payload, size_t size)
 {
 	char topic[sizeof(CALLS) + 32], counts[32];
+	struct message message = {topic, payload, size, 1};
 	unsigned connected = 0, listening = 0;
 	snprintf(topic, sizeof(topic), CALLS "/%lld", number);
 	for(struct session *s = session_by_device_id(id); s; s = s->next_of_device){
+		if(s->ended) continue;
 		connected++;
-		if(to_session(s, topic, payload, size, 1)) listening++;
+		if(to_session(s, &message)) listening++;
 		else s->who.rotation_due = true; /* what it missed is told again once it listens */
 	}
 	int length = snprintf(counts, sizeof(counts), "%u %u", connected, listening);
 	to_responder("called", topic + sizeof(CALLS), counts, (size_t)length, NULL, NULL);
 }
 
-/* Do what one command says, a line: a verb, an id, the size of the payload behind the line, and what else there is to
- * say. Give the size of all of it; 0 if it is not understood. */
+/* Do what one command says, a line: a verb, an id, the size of the payload behind the line, and what else
+ * there is to say. Give the size of all of it; 0 if it is not understood. */
 static size_t obey(const char *at, size_t left)
 {
 	char line[512], verb[16], id[64];
 	size_t size = 0;
 	int rest = 0;
 	const char *end = memchr(at, '\n', left), *payload = end ? end + 1 : at + left;
-	snprintf(line, sizeof(line), "%.*s", (int)((end ? end : payload) - at), at);
-	if(sscanf(line, "%15s %63s %zu %n", verb, id, &size, &rest) != 3 || size > left - (size_t)(payload - at)) return 0;
+	int length = snprintf(line, sizeof(line), "%.*s", (int)((end ? end : payload) - at), at);
+	if(length >= (int)sizeof(line)) return 0;
+	if(sscanf(line, "%15s %63s %zu %n", verb, id, &size, &rest) != 3) return 0;
+	if(size > left - (size_t)(payload - at)) return 0;
 	struct session *session = session_by_handle(id);
+	struct message message = {line + rest, payload, size, 1};
 	long long number = strtoll(line + rest, NULL, 10);
 	if(!strcmp(verb, "hello")){
-		told_anew = time(NULL) + 1;
+		told_anew = turn + 1;
 	}else if(!strcmp(verb, "kick")){
 		kick_device(id, number);
 	}else if(!strcmp(verb, "call")){
@@ -392,10 +409,11 @@ static size_t obey(const char *at, size_t left)
 	}else if(!strcmp(verb, "recorded")){
 		if(session && session->who.role == ROLE_DEVICE) settle(session);
 	}else if(!strcmp(verb, "reply")){
-		/* If that connection is gone, nobody else may have its reply; and what was answered is not answered again. */
-		if(session && session->who.role == ROLE_PROVISIONING && session->unsettled) reply(session, payload, size);
+		/* If that connection is gone nobody else may have its reply, and nothing is answered twice. */
+		bool waits = session && session->who.role == ROLE_PROVISIONING && session->unsettled;
+		if(waits) reply(session, payload, size);
 	}else if(!strcmp(verb, "send")){
-		if(session && !session->ended) to_session(session, line + rest, payload, size, 1);
+		if(session) to_session(session, &message);
 	}else{
 		return 0;
 	}
@@ -410,18 +428,13 @@ static void on_control(const struct mosquitto_evt_control *control)
 	for(; left; at += size, left -= size){
 		size = obey(at, left);
 		if(size) continue;
-		mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: the responder says what is not understood; update both together");
+		mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: the responder says what is not understood;"
+			" update both together");
 		return;
 	}
 }
 
 /* --- time --- */
-
-static bool is_to_be_told(const struct session *session, time_t now)
-{
-	if(!session->unsettled || !responders) return false;
-	return now - session->told >= TELL_AGAIN_S || now < session->told || (session->told < told_anew && told_anew <= now);
-}
 
 /* Look at all sessions. */
 static void sweep(time_t now)
@@ -438,7 +451,8 @@ static void sweep(time_t now)
 			size += ID_CHARS + 1;
 			who->seen = now;
 		}
-		if(is_to_be_told(session, now) && told++ < TELL_AT_ONCE) tell(session);
+		bool again = responders && session->unsettled && session->told < told_anew && told_anew <= turn;
+		if(again && told++ < TELL_AT_ONCE) tell(session);
 		if(session->ended){
 			bool needed = session->kept && (session->durable || session->unsettled);
 			if(!needed || now - session->since >= KEPT_S) forget(session);
@@ -455,7 +469,11 @@ static void on_tick(void)
 	time_t now = time(NULL);
 	reloading = false;
 	turn++;
-	if(now == swept) return; /* under load this is called for every turn of the loop */
+	if(now - round_began >= TELL_AGAIN_S || now < round_began){
+		round_began = now;
+		told_anew = turn;
+	}
+	if(now == swept && turn != told_anew) return; /* under load this is called for every turn of the loop */
 	swept = now;
 	tell_refusals();
 	sweep(now);
@@ -491,8 +509,8 @@ EXPORTED int mosquitto_plugin_version(int count, const int *versions)
 	return -1;
 }
 
-EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unused, struct mosquitto_opt *options,
-	int count)
+EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unused,
+	struct mosquitto_opt *options, int count)
 {
 	static const char *const keys[] = {"database", "pepper_file", "responder_file"};
 	const char *values[3] = {NULL};
@@ -509,8 +527,9 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unu
 	if(!credentials_open(values[0], values[1], values[2])) return MOSQ_ERR_INVAL;
 	*(void **)&set_client_id = dlsym(RTLD_DEFAULT, "mosquitto_set_clientid");
 	if(!set_client_id){
-		mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: this Mosquitto cannot tell apart devices that share a client id:"
-			" those that provision as `provision` do so one after another; 2.1 serves them at once");
+		mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: this Mosquitto cannot tell apart devices that"
+			" share a client id: those that provision as `provision` do so one after another; 2.1 serves them"
+			" at once");
 	}
 	absent_since = time(NULL);
 	for(size_t i = 0; i < EVENTS; i++){
@@ -523,7 +542,9 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unu
 EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *options, int count)
 {
 	(void)unused, (void)options, (void)count;
-	for(size_t i = 0; i < EVENTS; i++) mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
+	for(size_t i = 0; i < EVENTS; i++){
+		mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
+	}
 	while(session_next(NULL)) session_remove(session_next(NULL));
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;

@@ -1,6 +1,6 @@
-/* The gate plugin: who may connect to Mosquitto, which topics are theirs, and how provisioning requests and their private
- * replies travel between a connection and the responder. It decides by a database that it only reads; every change is the
- * responder's. Everything runs in the broker's one thread.
+/* The gate plugin: who may connect to Mosquitto, which topics are theirs, and how provisioning requests and
+ * their private replies travel between a connection and the responder. It decides by a database that it only
+ * reads; every change is the responder's. Everything runs in the broker's one thread.
  *
  * gate.c         the plugin's entry and its callbacks
  * sessions.c     who is connected: by connection, handle, client id and device
@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#include <mosquitto_broker.h> /* before mosquitto_plugin.h: 2.0.11 and 2.0.12 do not compile the other way round */
+#include <mosquitto_broker.h> /* before mosquitto_plugin.h: 2.0.11 does not compile the other way round */
 #include <mosquitto.h>
 #include <mosquitto_plugin.h>
 #include <mqtt_protocol.h>
@@ -33,6 +33,7 @@
 #define HANDLE_CHARS 16
 #define ID_CHARS 32
 #define MAX_NAME_BYTES 1020 /* 255 characters of a device or an operator */
+#define TOPIC_SIZE (UINT16_MAX + 1) /* Mosquitto would send a longer topic as a broken packet */
 #define MAX_FILTERS 64 /* of one session, on the topics that only this plugin serves */
 
 enum role { ROLE_PROVISIONING, ROLE_DEVICE, ROLE_OPERATOR, ROLE_OBSERVER, ROLE_RESPONDER, ROLES };
@@ -69,8 +70,8 @@ struct session {
 	bool kept; /* though it has ended */
 	char *unsettled; /* what the responder has not answered: a request or a first login; NULL: nothing */
 	size_t unsettled_size;
-	time_t told; /* when the responder was told of that */
-	unsigned replied; /* the turn in which it was last sent a reply */
+	unsigned told;    /* the turn of the broker's loop in which the responder was told of that */
+	unsigned replied; /* that in which it was last sent a reply */
 	struct filter *filters; /* on the topics that only this plugin serves */
 	struct session *next_of_device;
 	UT_hash_handle hh, hh_handle, hh_client, hh_id, hh_name;
@@ -79,8 +80,7 @@ struct session {
 /* sessions.c */
 bool random_handle(char text[HANDLE_CHARS + 1]);
 struct session *session_add(struct mosquitto *client, const struct principal *who);
-void session_leave_device(struct session *session);
-void session_leave_client(struct session *session); /* its place in memory is that of another connection now */
+void session_leave_client(struct session *session); /* its place in memory is another connection's now */
 void session_remove(struct session *session);
 struct session *session_of(const struct mosquitto *client);
 struct session *session_by_handle(const char *handle);
@@ -106,8 +106,8 @@ void principal_free(struct principal *who);
 bool may(const struct principal *who, enum action action, const char *topic);
 bool is_own_topic(const char *topic);
 bool is_name(const char *name); /* whether it may become part of a topic */
-/* `v1/devices/me/x` of device D is `v1/devices/D/x` for everybody else. NULL: there is no such topic, or no memory. */
-char *topic_inward(const char *name, const char *topic);
-char *topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1]);
+/* `v1/devices/me/x` of device D is `v1/devices/D/x` for everybody else. False: there is no such topic. */
+bool topic_inward(const char *name, const char *topic, char inward[TOPIC_SIZE]);
+bool topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1], char outward[TOPIC_SIZE]);
 
 #endif

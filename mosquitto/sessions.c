@@ -29,12 +29,11 @@ static void session_join_device(struct session *session)
 	device_add(session);
 }
 
-void session_leave_device(struct session *session)
+static void session_leave_device(struct session *session)
 {
 	struct session *first = session_by_device_id(session->who.device_id), **place = &first;
 	bool was_first = first == session;
-	while(*place && *place != session) place = &(*place)->next_of_device;
-	if(!*place) return; /* it has left, or is no device's */
+	while(*place != session) place = &(*place)->next_of_device;
 	if(was_first) device_delete(session);
 	*place = session->next_of_device;
 	if(was_first && first) device_add(first);
@@ -78,7 +77,7 @@ void session_leave_client(struct session *session)
 
 void session_remove(struct session *session)
 {
-	session_leave_device(session);
+	if(session->who.role == ROLE_DEVICE) session_leave_device(session);
 	HASH_DEL(sessions, session);
 	HASH_DELETE(hh_handle, by_handle, session);
 	if(session_by_client_id(session->client_id) == session) HASH_DELETE(hh_client, by_client, session);

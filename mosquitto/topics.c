@@ -1,6 +1,6 @@
-/* Who may publish and subscribe where. Look-ups only: no sessions, no database. The same rules as mqttprov/core/permissions.py. */
+/* Who may publish and subscribe where. Look-ups only: no sessions, no database. The same rules as
+ * mqttprov/core/permissions.py. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "gate.h"
@@ -13,12 +13,12 @@
 #define BY_PROFILE NOT_RESERVED, "!v1/*", "%"
 #define AUDIT "provision/audit/*"
 
-/* What each role may. The first rule that fits decides; if none does the answer is no. `x*` fits whatever begins with x,
- * `!` forbids, and `%` stands for the patterns of the device's profile. */
+/* What each role may. The first rule that fits decides; if none does the answer is no. `x*` fits whatever
+ * begins with x, `!` forbids, and `%` stands for the patterns of the device's profile. */
 static const char *const rules[ROLES][ACTIONS][9] = {
 	[ROLE_PROVISIONING] = {
 		[PUBLISH] = {REQUEST_TOPIC},
-		[SUBSCRIBE] = {RESPONSE_TOPIC}, /* and receives nothing that is routed: its replies are for it alone */
+		[SUBSCRIBE] = {RESPONSE_TOPIC}, /* nothing that is routed: its replies are for it alone */
 	},
 	[ROLE_DEVICE] = {
 		[PUBLISH] = {OWN, BY_PROFILE},
@@ -56,7 +56,7 @@ bool is_name(const char *name)
 	return name[0] && name[0] != '$' && strlen(name) <= MAX_NAME_BYTES && !strpbrk(name, "+#/\n");
 }
 
-/* Whether every topic that `wanted` (a topic or a filter) names is within the pattern, which ends with its line. */
+/* Whether all that `wanted` (a topic or a filter) names is within the pattern, which ends with its line. */
 static bool covers(const char *pattern, const char *wanted)
 {
 	for(;;){
@@ -96,34 +96,21 @@ bool may(const struct principal *who, enum action action, const char *topic)
 	return false;
 }
 
-/* NULL for what is longer than a topic can be: Mosquitto would send it as a broken packet. */
-static char *fitting(char *topic)
+bool topic_inward(const char *name, const char *topic, char inward[TOPIC_SIZE])
 {
-	if(!topic || strlen(topic) <= UINT16_MAX) return topic;
-	free(topic);
-	return NULL;
-}
-
-char *topic_inward(const char *name, const char *topic)
-{
-	char *inward = NULL;
 	bool gateway = begins(topic, GATEWAY);
-	const char *rest = topic + strlen(gateway ? GATEWAY : ME);
-	if(!is_name(name)) return NULL; /* the second wall: names are checked where devices are made, too */
-	if(asprintf(&inward, DEVICES "%s/%s%s", name, gateway ? "gateway/" : "", rest) < 0) return NULL;
-	return fitting(inward);
+	const char *part = gateway ? "gateway/" : "", *rest = topic + strlen(gateway ? GATEWAY : ME);
+	if(!is_name(name)) return false; /* the second wall: names are checked where devices are made, too */
+	return snprintf(inward, TOPIC_SIZE, DEVICES "%s/%s%s", name, part, rest) < TOPIC_SIZE;
 }
 
-char *topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1])
+bool topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1], char outward[TOPIC_SIZE])
 {
-	char *outward = NULL;
-	if(!begins(topic, DEVICES)) return NULL;
+	if(!begins(topic, DEVICES)) return false;
 	const char *device = topic + strlen(DEVICES), *rest = strchr(device, '/');
-	if(!rest || rest == device || rest - device > MAX_NAME_BYTES) return NULL;
+	if(!rest || rest == device || rest - device > MAX_NAME_BYTES) return false;
 	snprintf(name, MAX_NAME_BYTES + 1, "%.*s", (int)(rest - device), device);
-	rest++;
-	bool gateway = begins(rest, "gateway/");
-	if(gateway) rest += strlen("gateway/");
-	if(asprintf(&outward, "%s%s", gateway ? GATEWAY : ME, rest) < 0) return NULL;
-	return fitting(outward);
+	bool gateway = begins(rest, "/gateway/");
+	rest += strlen(gateway ? "/gateway/" : "/");
+	return snprintf(outward, TOPIC_SIZE, "%s%s", gateway ? GATEWAY : ME, rest) < TOPIC_SIZE;
 }

@@ -64,7 +64,7 @@ async def test_the_longest_name_logs_in(beside: Beside) -> None:
 
 @pytest.mark.parametrize("version", list(ProtocolVersion))
 async def test_nobody_takes_over_a_durable_session(beside: Beside, version: ProtocolVersion) -> None:
-    """While it waits for its owner nobody else gets its client id, and it misses nothing; what is left has no secrets."""
+    """While it waits for its owner nobody else gets its client id, it misses nothing; an heir hears nothing of it."""
     issued = beside.admin.create_profile(Profile(0, "own", subscribe_topics=("%d/#",)))
     token = (await ask(await beside.session(), request_bytes(issued, "gw-1")))["credentialsValue"]
     stranger, operator = (await beside.provision("gw-2"))["credentialsValue"], await beside.operator()
