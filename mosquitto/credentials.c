@@ -33,7 +33,7 @@ enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
  * ?4 to ?6 the verifiers of its password with each; ?7 and ?8 are name and verifier of an operator; ?9 is the
  * time. The operator comes first: a device may have chosen a token or user name that is an operator's name.
  * Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of verdicts and roles are
- * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than all the rest. */
+ * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than the rest. */
 static const char *const queries[QUERIES] = {
 	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
 	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"

@@ -279,12 +279,12 @@ static void tell_device(struct message message)
 
 static void from_device(const struct session *session, const struct message *message)
 {
-	const char *kind = NULL;
+	const char *topic = message->topic, *kind = NULL;
 	char inward[TOPIC_SIZE];
-	if(!topic_inward(session->who.name, message->topic, inward)) return;
+	if(!topic_inward(session->who.name, topic, inward)) return;
 	publish(NULL, inward, message->payload, message->size, message->qos, NULL);
-	if(strstr(inward, "/rpc/request/") || strstr(inward, "/attributes/request/")) kind = "ask";
-	else if(strstr(inward, "/rpc/response/")) kind = "told";
+	if(strstr(topic, "/rpc/request/") || strstr(topic, "/attributes/request/")) kind = "ask";
+	else if(strstr(topic, "/rpc/response/")) kind = "told";
 	if(kind) to_responder(kind, session->handle, message->payload, message->size, "topic", inward);
 }
 
@@ -445,7 +445,8 @@ static void sweep(time_t now)
 	for(struct session *session = session_next(NULL); session; session = next){
 		struct principal *who = &session->who;
 		next = session_next(session);
-		if(who->role == ROLE_DEVICE && now - who->seen >= SEEN_EVERY_S && size < sizeof(seen)){
+		bool in_use = who->role == ROLE_DEVICE && (!session->ended || now - session->since <= 2);
+		if(in_use && now - who->seen >= SEEN_EVERY_S && size < sizeof(seen)){
 			memcpy(seen + size, who->device_id, ID_CHARS);
 			seen[size + ID_CHARS] = ' ';
 			size += ID_CHARS + 1;
