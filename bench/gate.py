@@ -40,8 +40,8 @@ DEVICE = (
     " VALUES (?, ?, ?, 1, 'active', '{}', 0, ?, 1, ?)"
 )
 CREDENTIAL = (
-    "INSERT INTO credential (device_id, generation, type, status, login_key, proof, supplied, issued_ms,"
-    " first_login_ms) VALUES (?, 1, 'ACCESS_TOKEN', 'active', ?, '', 0, ?, ?)"
+    "INSERT INTO credential (device_id, generation, type, login_key, proof, supplied, issued_ms,"
+    " first_login_ms) VALUES (?, 1, 'ACCESS_TOKEN', ?, '', 0, ?, ?)"
 )
 
 
@@ -140,7 +140,7 @@ def _kicks(port: int, devices: int, rounds: int) -> list[float]:
     took_ms = []
     for number in range(rounds):
         device, _ = _login(port, Connect("", username=_token(number % devices)))
-        session.publish(CONTROL_TOPIC, f"kick {_device_id(number % devices)} 0".encode(), 1)
+        session.publish(CONTROL_TOPIC, f"kick {_device_id(number % devices)} 0 0".encode(), 1)
         began_s = time.perf_counter()
         responder.sendall(session.take_output())
         while device.recv(4096):

@@ -62,7 +62,7 @@ async def _do_nothing(port: int, token: str) -> None:
 
     async def prepare(link: GateLink) -> None:
         await link.subscribe(*SHARED_FILTERS)
-        await link.execute("hello")
+        await link.execute("hello - 0")
 
     def answer(link: GateLink, publish: Publish) -> None:
         kind, _, handle = publish.topic.removeprefix("_prov/").partition("/")

@@ -1,16 +1,15 @@
-/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py: keyed hashes only, compared in
- * constant time. It fails closed: whatever is wrong with the database, nobody comes in until it is right again. */
-#include <fcntl.h>
+/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py. Only keyed hashes
+ * are compared: whoever has no key cannot choose them, and learns nothing from how long that takes. It fails
+ * closed: whatever is wrong with the database, nobody comes in until it is right again. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <openssl/rand.h>
+#include <openssl/x509.h>
 #include <sqlite3.h>
 
 #include "gate.h"
@@ -18,23 +17,48 @@
 #define KEY_BYTES 32
 #define MAC_CHARS 64
 #define MAX_SECRET_CHARS 128
-#define APPLICATION_ID 0x6D717076
 
-enum query { FIND_LOGIN, FIND_OPERATOR, FIND_STATE, QUERIES };
+/* The same states as in mqttprov/core/lifecycle.py. */
+#define MAY_LOG_IN "d.state IN ('provisioned', 'active')"
+#define PATTERNS(column) \
+	"iif(p." column " = '[]', NULL," \
+	" (SELECT group_concat(replace(value, '%d', d.name), char(10)) FROM json_each(p." column ")))"
 
+_Static_assert(REFUSED_PASSWORD == 1 && REFUSED_STATE == 2 && LET_IN == 4, "the query says so");
+_Static_assert(ROLE_DEVICE == 1 && ROLE_OPERATOR == 2 && ROLE_OBSERVER == 3, "the query says so");
+
+enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
+
+/* A login is the first row: the verdict, and whom it stands for. ?1 to ?3 are the login keys that it may be,
+ * ?4 to ?6 the verifiers of its password with each; ?7 and ?8 are name and verifier of an operator; ?9 is the
+ * time. The operator comes first: a device may have chosen a token or user name that is an operator's name.
+ * Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of verdicts and roles are
+ * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than the rest. */
 static const char *const queries[QUERIES] = {
-	[FIND_LOGIN] =
-	"SELECT c.login_key, c.generation, c.status, c.verifier, d.id, d.name, d.state,"
-	" iif(p.publish_topics <> '[]', (SELECT group_concat(value, char(10)) FROM json_each(p.publish_topics)), NULL),"
-	" iif(p.subscribe_topics <> '[]', (SELECT group_concat(value, char(10)) FROM json_each(p.subscribe_topics)), NULL),"
-	" c.generation <= d.rotate_from, coalesce(d.last_seen_ms, 0)"
+	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
+	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"
+	" 'it is no database of mqttprov') FROM pragma_application_id, pragma_user_version"
+	" WHERE application_id <> 0x6D717076 OR user_version < 9",
+	[LOGIN] =
+	"SELECT iif(proved, iif(live, 4, 2), 1), role, name, id, generation, first, rotation_due, seen, publish,"
+	" subscribe FROM ("
+	" SELECT c.verifier IS NULL"
+	"   OR c.verifier IS CASE c.login_key WHEN ?1 THEN ?4 WHEN ?2 THEN ?5 ELSE ?6 END AS proved,"
+	"  " MAY_LOG_IN " AS live, 1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
+	"  c.generation <= d.rotate_from AS rotation_due,"
+	"  iif(c.first_login_ms IS NULL, ?9, d.last_seen_ms / 1000) AS seen,"
+	"  " PATTERNS("publish_topics") " AS publish, " PATTERNS("subscribe_topics") " AS subscribe,"
+	"  c.client_id IS NULL AS rank"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
-	" WHERE c.login_key IN (?1, ?2, ?3) AND c.status <> 'superseded'"
-	" ORDER BY c.client_id IS NULL, c.generation DESC", /* bound to the client id first, as in ThingsBoard */
-	[FIND_OPERATOR] = "SELECT role, verifier FROM operator WHERE name = ?1",
-	[FIND_STATE] =
-	"SELECT d.state FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
-	" WHERE d.id = ?1 AND c.status <> 'superseded'",
+	" WHERE c.login_key IN (?1, ?2, ?3) AND c.ended = 0"
+	" UNION ALL"
+	" SELECT verifier IS ?8, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?9, NULL, NULL,"
+	"  -1"
+	" FROM operator WHERE name = ?7)"
+	" ORDER BY proved DESC, rank, generation DESC",
+	[MAY_STAY] =
+	"SELECT 1 FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
+	" WHERE d.id = ?1 AND c.ended = 0 AND " MAY_LOG_IN,
 };
 
 static struct {
@@ -43,47 +67,35 @@ static struct {
 	char responder[MAX_SECRET_CHARS];
 	sqlite3 *connection;
 	sqlite3_stmt *statements[QUERIES];
-	dev_t device;
-	ino_t file;
+	struct stat file;
 	bool complained;
 } db;
 
 /* Read a secret of one line; others must not be able to. */
-static bool read_secret(const char *path, char *text, size_t size)
+static bool read_secret(const char *path, char *text, int size)
 {
 	struct stat status;
-	int file = open(path, O_RDONLY | O_CLOEXEC);
-	bool fine = file >= 0 && !fstat(file, &status) && S_ISREG(status.st_mode);
-	if(fine && (status.st_mode & (S_IRWXG | S_IRWXO))){
-		mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: %s is a secret but others may read it; run: chmod 600 %s", path, path);
-		fine = false;
-	}else if(fine){
-		ssize_t n = read(file, text, size - 1);
-		text[n > 0 ? n : 0] = '\0';
-		text[strcspn(text, "\r\n")] = '\0';
-		fine = text[0] != '\0';
-	}
-	if(!fine) mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: cannot read the secret in %s", path);
-	if(file >= 0) close(file);
-	return fine;
+	FILE *file = fopen(path, "re");
+	bool read = file && !fstat(fileno(file), &status) && !(status.st_mode & (S_IRWXG | S_IRWXO)) &&
+		fgets(text, size, file);
+	if(file) fclose(file);
+	if(read) text[strcspn(text, "\r\n")] = '\0';
+	if(read && *text) return true;
+	mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: cannot read the secret in %s: it must be one line in a file"
+		" that its owner alone may read; run: chmod 600 %s", path, path);
+	return false;
 }
 
 bool credentials_open(const char *database, const char *pepper_file, const char *responder_file)
 {
 	char text[2 * KEY_BYTES + 2];
-	long length = 0;
+	size_t length = 0;
 	db.path = strdup(database);
 	if(!db.path || !read_secret(pepper_file, text, sizeof(text))) return false;
-	unsigned char *pepper = OPENSSL_hexstr2buf(text, &length);
+	bool is_key = OPENSSL_hexstr2buf_ex(db.pepper, KEY_BYTES, &length, text, '\0') && length == KEY_BYTES;
 	OPENSSL_cleanse(text, sizeof(text));
-	if(!pepper || length != KEY_BYTES){
-		mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: %s does not hold a key of %d bytes in hex digits", pepper_file, KEY_BYTES);
-		OPENSSL_free(pepper);
-		return false;
-	}
-	memcpy(db.pepper, pepper, KEY_BYTES);
-	OPENSSL_clear_free(pepper, KEY_BYTES);
-	return read_secret(responder_file, db.responder, sizeof(db.responder));
+	if(!is_key) mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: %s holds no key in hex digits", pepper_file);
+	return is_key && read_secret(responder_file, db.responder, sizeof(db.responder));
 }
 
 static void disconnect(void)
@@ -103,23 +115,36 @@ void credentials_close(void)
 	OPENSSL_cleanse(&db, sizeof(db));
 }
 
-static int pragma(const char *name)
-{
-	sqlite3_stmt *statement = NULL;
-	int value = -1;
-	if(sqlite3_prepare_v2(db.connection, name, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW){
-		value = sqlite3_column_int(statement, 0);
-	}
-	sqlite3_finalize(statement);
-	return value;
-}
-
 static bool unavailable(const char *why)
 {
 	if(!db.complained) mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: nobody is let in: %s: %s", db.path, why);
 	db.complained = true; /* once until it is right again: a fleet that knocks must not fill the log */
 	disconnect();
 	return false;
+}
+
+/* Make sure that the database is open, and that it is still the one at this path. It has no busy timeout: the
+ * broker serves nobody while it waits. */
+static bool connected(void)
+{
+	struct stat file;
+	if(stat(db.path, &file)) return unavailable("there is no database");
+	if(db.connection && file.st_dev == db.file.st_dev && file.st_ino == db.file.st_ino) return true;
+	disconnect();
+	db.file = file;
+	int error = sqlite3_open_v2(db.path, &db.connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+	for(int i = 0; i < QUERIES && !error; i++){
+		error = sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT,
+			&db.statements[i], NULL);
+		if(i == CHECK && !error && sqlite3_step(db.statements[i]) == SQLITE_ROW){
+			return unavailable((const char *)sqlite3_column_text(db.statements[i], 0));
+		}
+	}
+	/* What went wrong in a step is told by its reset. */
+	if(error || sqlite3_reset(db.statements[CHECK])) return unavailable(sqlite3_errmsg(db.connection));
+	if(db.complained) mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: %s can be used again", db.path);
+	db.complained = false;
+	return true;
 }
 
 /* Let a statement hold no lock and no secret while it waits for its next use. */
@@ -129,170 +154,105 @@ static void done_with(sqlite3_stmt *statement)
 	sqlite3_clear_bindings(statement);
 }
 
-/* Make sure that the database is open, and that it is still the one at this path. */
-static bool connected(void)
-{
-	struct stat status;
-	if(stat(db.path, &status)) return unavailable("there is no database");
-	if(db.connection && status.st_dev == db.device && status.st_ino == db.file) return true;
-	disconnect();
-	if(sqlite3_open_v2(db.path, &db.connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK){
-		return unavailable("it cannot be opened");
-	}
-	sqlite3_busy_timeout(db.connection, 0); /* the broker serves nobody while this waits */
-	if(pragma("PRAGMA application_id") != APPLICATION_ID) return unavailable("it is no database of mqttprov, or it is locked");
-	if(pragma("PRAGMA user_version") < SCHEMA_VERSION) return unavailable("its schema is too old; run any mqttprov command on it");
-	for(int i = 0; i < QUERIES; i++){
-		if(sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT, &db.statements[i], NULL) != SQLITE_OK){
-			return unavailable(sqlite3_errmsg(db.connection));
-		}
-	}
-	db.device = status.st_dev;
-	db.file = status.st_ino;
-	if(db.complained) mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: %s can be used again", db.path);
-	db.complained = false;
-	return true;
-}
-
-void hex(char *text, const unsigned char *bytes, size_t count)
+static void hex(char *text, const unsigned char *bytes, size_t count)
 {
 	for(size_t i = 0; i < count; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* The keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. */
-static void mac(char text[MAC_CHARS + 1], const char *use, const char *first, const char *second)
+/* Bind a keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it
+ * is NULL, which is nobody's. */
+static void bind_mac(int place, char text[MAC_CHARS + 1], const char *use, const char *first,
+	const char *second)
 {
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned int length = 0;
 	char *message = NULL;
-	int size = second ? asprintf(&message, "%s%c%s%c%s", use, 0, first, 0, second) : asprintf(&message, "%s%c%s", use, 0, first);
-	text[0] = '\0';
-	if(size < 0) return; /* an empty hash is nobody's */
-	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, (size_t)size, digest, &length) && length == KEY_BYTES){
-		hex(text, digest, KEY_BYTES);
+	int size = asprintf(&message, "%s%c%s%c%s", use, 0, first, 0, second ? second : "");
+	if(size < 0) return;
+	size -= !second; /* without the NUL before it */
+	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, (size_t)size, digest, &length)){
+		hex(text, digest, length);
+		sqlite3_bind_text(db.statements[LOGIN], place, text, MAC_CHARS, SQLITE_STATIC);
 	}
 	OPENSSL_cleanse(message, (size_t)size);
 	free(message);
 }
 
-static bool equal(const char *a, const char *b)
+/* SHA-256 of the client's certificate, hex; false if there is none. */
+static bool fingerprint_of(const struct mosquitto *client, char text[MAC_CHARS + 1])
 {
-	return a && b && strlen(a) == MAC_CHARS && strlen(b) == MAC_CHARS && !CRYPTO_memcmp(a, b, MAC_CHARS);
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int length = 0;
+	X509 *certificate = mosquitto_client_certificate(client);
+	bool made = certificate && X509_digest(certificate, EVP_sha256(), digest, &length) == 1;
+	if(made) hex(text, digest, length);
+	X509_free(certificate);
+	return made;
 }
 
-static const char *column(sqlite3_stmt *statement, int i)
+static char *copy(sqlite3_stmt *row, int column)
 {
-	return (const char *)sqlite3_column_text(statement, i);
+	const char *text = (const char *)sqlite3_column_text(row, column);
+	return text ? strdup(text) : NULL;
 }
 
-/* The same states as mqttprov/core/lifecycle.py lets log in. */
-static bool may_log_in(const char *state)
+/* Take the row of the login query. */
+static enum verdict judge(sqlite3_stmt *row, struct principal *who)
 {
-	return !strcmp(state, "provisioned") || !strcmp(state, "active");
+	enum verdict verdict = (enum verdict)sqlite3_column_int(row, 0);
+	if(verdict != LET_IN) return verdict;
+	who->role = (enum role)sqlite3_column_int(row, 1);
+	who->name = copy(row, 2);
+	int id_size = snprintf(who->device_id, sizeof(who->device_id), "%s", sqlite3_column_text(row, 3));
+	who->generation = sqlite3_column_int64(row, 4);
+	who->first = sqlite3_column_int(row, 5);
+	who->rotation_due = sqlite3_column_int(row, 6);
+	who->seen = (time_t)sqlite3_column_int64(row, 7);
+	who->patterns[PUBLISH] = copy(row, 8);
+	who->patterns[SUBSCRIBE] = copy(row, 9);
+	if(!who->name || (who->role == ROLE_DEVICE && id_size != ID_CHARS)) return UNAVAILABLE;
+	return who->role == ROLE_DEVICE && !is_name(who->name) ? REFUSED_STATE : LET_IN;
 }
 
-static char *copy(const char *text)
+/* Without user name the certificate counts. */
+static enum verdict look_up(struct mosquitto *client, const char *username, const char *password,
+	struct principal *who)
 {
-	return text && *text ? strdup(text) : NULL;
-}
-
-/* Take one row of the login query. */
-static enum verdict judge(sqlite3_stmt *row, const char *password, struct principal *who)
-{
-	const char *login_key = column(row, 0), *verifier = column(row, 3), *name = column(row, 5), *state = column(row, 6);
-	const char *id = column(row, 4), *status = column(row, 2);
-	char presented[MAC_CHARS + 1];
-	if(!login_key || !id || !name || !state || !status || strlen(id) != ID_CHARS) return UNAVAILABLE;
-	if(verifier){
-		mac(presented, "login-password", login_key, password);
-		if(!equal(presented, verifier)) return REFUSED_PASSWORD;
+	char macs[7][MAC_CHARS + 1] = {0}, fingerprint[MAC_CHARS + 1];
+	sqlite3_stmt *row = db.statements[LOGIN];
+	if(username){
+		bind_mac(1, macs[0], "login-token", username, NULL);
+	}else if(fingerprint_of(client, fingerprint)){
+		bind_mac(1, macs[0], "login-certificate", fingerprint, NULL);
 	}
-	if(!may_log_in(state) || !is_name(name)) return REFUSED_STATE;
-	who->role = ROLE_DEVICE;
-	who->generation = sqlite3_column_int64(row, 1);
-	who->first = !strcmp(status, "issued");
-	who->rotation_due = sqlite3_column_int(row, 9);
-	who->stale = !who->first && (int64_t)time(NULL) * 1000 - sqlite3_column_int64(row, 10) >= SEEN_EVERY_S * 1000LL;
-	memcpy(who->device_id, id, ID_CHARS + 1);
-	who->name = strdup(name);
-	who->publish_patterns = copy(column(row, 7));
-	who->subscribe_patterns = copy(column(row, 8));
-	return who->name ? LET_IN : UNAVAILABLE;
-}
-
-static enum verdict check_operator(const struct attempt *attempt, struct principal *who)
-{
-	enum verdict verdict = REFUSED_UNKNOWN;
-	char presented[MAC_CHARS + 1];
-	sqlite3_stmt *found = db.statements[FIND_OPERATOR];
-	sqlite3_bind_text(found, 1, attempt->username, -1, SQLITE_STATIC);
-	int step = sqlite3_step(found);
-	if(step == SQLITE_ROW){
-		mac(presented, "operator-password", attempt->username, attempt->password);
-		verdict = REFUSED_PASSWORD;
-		if(equal(presented, column(found, 1))){
-			who->role = strcmp(column(found, 0), "operator") ? ROLE_OBSERVER : ROLE_OPERATOR;
-			who->name = strdup(attempt->username);
-			verdict = who->name ? LET_IN : UNAVAILABLE;
-		}
-	}else if(step != SQLITE_DONE){
-		verdict = UNAVAILABLE;
+	if(username && password){
+		const char *client_id = mosquitto_client_id(client);
+		bind_mac(2, macs[1], "login-basic", username, NULL);
+		if(*client_id) bind_mac(3, macs[2], "login-basic-id", username, client_id);
+		for(int i = 0; i < 3; i++) bind_mac(i + 4, macs[i + 3], "login-password", macs[i], password);
+		sqlite3_bind_text(row, 7, username, -1, SQLITE_STATIC);
+		bind_mac(8, macs[6], "operator-password", username, password);
 	}
-	done_with(found);
+	sqlite3_bind_int64(row, 9, time(NULL));
+	int step = sqlite3_step(row);
+	enum verdict verdict = step == SQLITE_DONE ? REFUSED_UNKNOWN : UNAVAILABLE;
+	if(step == SQLITE_ROW) verdict = judge(row, who);
+	done_with(row);
 	return verdict;
 }
 
-static enum verdict check_device(const struct attempt *attempt, struct principal *who)
+enum verdict credentials_check(struct mosquitto *client, const char *username, const char *password,
+	struct principal *who)
 {
-	enum verdict verdict = REFUSED_UNKNOWN;
-	sqlite3_stmt *found = db.statements[FIND_LOGIN];
-	char keys[3][MAC_CHARS + 1] = {"", "", ""};
-	const char *password = attempt->password ? attempt->password : "";
-	if(attempt->username){
-		mac(keys[0], "login-token", attempt->username, NULL);
-		if(attempt->password){
-			mac(keys[1], "login-basic", attempt->username, NULL);
-			if(attempt->client_id[0]) mac(keys[2], "login-basic-id", attempt->username, attempt->client_id);
-		}
-	}else{
-		mac(keys[0], "login-certificate", attempt->fingerprint, NULL);
-	}
-	for(int i = 0; i < 3; i++) sqlite3_bind_text(found, i + 1, keys[i][0] ? keys[i] : NULL, -1, SQLITE_STATIC);
-	int step;
-	while((step = sqlite3_step(found)) == SQLITE_ROW){
-		verdict = judge(found, password, who);
-		if(verdict != REFUSED_PASSWORD) break;
-	}
-	if(step != SQLITE_ROW && step != SQLITE_DONE) verdict = UNAVAILABLE;
-	done_with(found);
-	return verdict;
-}
-
-static bool is_responder(const struct attempt *attempt)
-{
-	return attempt->username && attempt->password && !strcmp(attempt->username, "_responder") &&
-		strlen(attempt->password) == strlen(db.responder) &&
-		!CRYPTO_memcmp(attempt->password, db.responder, strlen(db.responder));
-}
-
-enum verdict credentials_check(const struct attempt *attempt, struct principal *who)
-{
-	enum verdict verdict;
-	memset(who, 0, sizeof(*who));
-	if(is_responder(attempt)){ /* needs no database: it may be the one who brings it back */
-		who->role = ROLE_RESPONDER;
+	if(username && password && !strcmp(username, "_responder") && strlen(password) == strlen(db.responder) &&
+			!CRYPTO_memcmp(password, db.responder, strlen(password))){
+		who->role = ROLE_RESPONDER; /* needs no database: it may be the one who brings it back */
 		who->name = strdup("responder");
 		return who->name ? LET_IN : UNAVAILABLE;
 	}
-	if(!attempt->username && !attempt->fingerprint) return REFUSED_UNKNOWN;
 	if(!connected()) return UNAVAILABLE;
-	/* The operator comes first: a device may have chosen a token or user name that is an operator's name. */
-	verdict = attempt->username && attempt->password ? check_operator(attempt, who) : REFUSED_UNKNOWN;
-	if(verdict == REFUSED_UNKNOWN || verdict == REFUSED_PASSWORD){
-		enum verdict of_device = check_device(attempt, who);
-		if(of_device != REFUSED_UNKNOWN) verdict = of_device;
-	}
-	if(verdict == UNAVAILABLE) unavailable(db.connection ? sqlite3_errmsg(db.connection) : "no memory");
+	enum verdict verdict = look_up(client, username, password, who);
+	if(verdict == UNAVAILABLE) unavailable(sqlite3_errmsg(db.connection));
 	if(verdict != LET_IN) principal_free(who);
 	return verdict;
 }
@@ -301,27 +261,18 @@ bool credentials_may_stay(const struct principal *who)
 {
 	if(who->role != ROLE_DEVICE) return true;
 	if(!connected()) return true; /* it was let in; whoever knows that it must go says so by a kick */
-	sqlite3_stmt *found = db.statements[FIND_STATE];
+	sqlite3_stmt *found = db.statements[MAY_STAY];
 	sqlite3_bind_text(found, 1, who->device_id, -1, SQLITE_STATIC);
 	sqlite3_bind_int64(found, 2, who->generation);
-	int step = sqlite3_step(found);
-	bool may = step == SQLITE_ROW ? column(found, 0) && may_log_in(column(found, 0)) : step != SQLITE_DONE;
+	bool may_stay = sqlite3_step(found) != SQLITE_DONE;
 	done_with(found);
-	return may;
+	return may_stay;
 }
 
 void principal_free(struct principal *who)
 {
 	free(who->name);
-	free(who->publish_patterns);
-	free(who->subscribe_patterns);
+	free(who->patterns[PUBLISH]);
+	free(who->patterns[SUBSCRIBE]);
 	memset(who, 0, sizeof(*who));
-}
-
-bool random_hex(char *text, size_t digits)
-{
-	unsigned char raw[32];
-	if(digits > 2 * sizeof(raw) || RAND_bytes(raw, (int)(digits / 2)) != 1) return false;
-	hex(text, raw, digits / 2);
-	return true;
 }

@@ -4,73 +4,68 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/evp.h>
-#include <openssl/x509.h>
-
 #include "gate.h"
 
-#define SESSION_LIFE_S 60    /* of a provisioning session, as with ThingsBoard */
-#define REQUEST_PATIENCE_S 5 /* for so long another connection may not take over a provisioning session's client id */
+#define SESSION_LIFE_S 60 /* of a provisioning session, as with ThingsBoard */
+#define REQUEST_PATIENCE_S 5 /* for so long nobody else gets the client id of a provisioning session */
+#define ABSENCE_S 4 /* for so long a request waits for a responder: one that restarts is back by then */
 #define MAX_REQUEST_BYTES (16384 + 1) /* the rest of a longer one is not needed to refuse it */
-#define MAX_FIRST_LOGINS 65536
+#define KEPT_S 86400 /* for so long a session that has ended is remembered, if it must be */
+#define MAX_KEPT 16384
 #define MAX_REFUSALS 64
-#define REFUSALS_EVERY_S 5
+#define SEEN_EVERY_S 3600 /* so often the responder is told that a device is in use */
 #define SEEN_AT_ONCE 256
-#define ROUND_S 10          /* after so long the responder is told again of what it has not settled */
-#define TELL_AT_ONCE 500    /* of that; more might not fit into the broker's queue for the responder */
-
-/* A first login that the responder has not recorded yet. */
-struct first_login {
-	char place[ID_CHARS + 24]; /* "<device id> <generation>" */
-	char source[64];
-	char *name; /* of the device */
-	unsigned told;
-	UT_hash_handle hh;
-};
-
-/* A client id that was sent a reply. */
-struct replied {
-	UT_hash_handle hh;
-	char client_id[];
-};
+#define TELL_AGAIN_S 10 /* what the responder has not settled by then */
+#define TELL_AT_ONCE 1000 /* of that: more might not fit into the broker's queue for the responder */
+#define EVT_CLIENT_OFFLINE 28 /* 2.1 says so, not by DISCONNECT, that a durable session's connection ends */
+#define NOBODY_ANSWERS "{\"errorMsg\":\"Failed to provision device: the service is not available now\"," \
+	"\"status\":\"FAILURE\",\"retryAfter\":5}"
 
 static mosquitto_plugin_id_t *plugin_id;
-static struct first_login *first_logins;
-/* Client ids that were sent a reply in this turn of the broker's loop: what a plugin sends to a client id leaves in the
- * next turn, and whoever connects with it until then would get it. */
-static struct replied *replied;
-/* What the responder has not settled is told once in each round. A new one begins when a responder comes or goes. */
-static unsigned round_number;
+static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
+/* What a plugin sends to a client id leaves in the next turn of the broker's loop, and whoever connects with
+ * that id until then would get it. */
+static unsigned turn = 1;
+static bool reloading; /* between the broker's reload and its next turn: it asks again of all whom it knows */
 static size_t responders;
-static bool more_to_tell;
-static unsigned ticks_to_round; /* 0: no round is due */
+static time_t absent_since; /* while there is none */
+static unsigned told_anew; /* the turn in which responders are told again of what they were told before */
+static size_t kept;
 static struct { char source[64]; enum verdict reason; unsigned count; } refusals[MAX_REFUSALS];
 static size_t refusal_count;
-static time_t refusals_told, seen_told, round_began, swept;
-static bool reloading; /* between the broker's reload and its next turn: it asks again of all whom it knows */
-static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
+static time_t swept, round_began;
 
-static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos, const char *key, const char *value)
+struct message {
+	const char *topic;
+	const void *payload;
+	size_t size;
+	int qos;
+};
+
+/* --- what is said --- */
+
+/* Send to one client id, or without one to whoever subscribes to the topic. It takes the properties. */
+static void publish(const char *client_id, const char *topic, const void *payload, size_t size, int qos,
+	mosquitto_property *properties)
 {
-	mosquitto_property *properties = NULL;
-	void *copy = size ? mosquitto_malloc(size) : NULL; /* not the _copy call: in 2.0 it uses another allocator */
-	if(size && !copy) return;
-	if(size) memcpy(copy, payload, size);
-	if(key && mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, key, value)){
-		mosquitto_free(copy);
-		return;
-	}
-	if(mosquitto_broker_publish(client_id, topic, (int)size, copy, qos, false, properties)){
-		mosquitto_property_free_all(&properties);
-		mosquitto_free(copy);
-	}
+	/* Not the _copy call: in 2.0 it uses another allocator. */
+	void *copy = size ? mosquitto_malloc(size) : NULL;
+	int error = size && !copy ? MOSQ_ERR_NOMEM : MOSQ_ERR_SUCCESS;
+	if(copy) memcpy(copy, payload, size);
+	if(!error) error = mosquitto_broker_publish(client_id, topic, (int)size, copy, qos, false, properties);
+	if(!error) return;
+	mosquitto_property_free_all(&properties);
+	mosquitto_free(copy);
 }
 
-static void to_responder(const char *kind, const char *id, const void *payload, size_t size, const char *key, const char *value)
+static void to_responder(const char *kind, const char *id, const void *payload, size_t size, const char *key,
+	const char *value)
 {
 	char topic[64];
+	mosquitto_property *properties = NULL;
 	snprintf(topic, sizeof(topic), INTERNAL "%s/%s", kind, id);
-	publish(NULL, topic, payload, size, 1, key, value);
+	if(key && mosquitto_property_add_string_pair(&properties, MQTT_PROP_USER_PROPERTY, key, value)) return;
+	publish(NULL, topic, payload, size, 1, properties);
 }
 
 static const char *source_of(const struct mosquitto *client)
@@ -79,102 +74,74 @@ static const char *source_of(const struct mosquitto *client)
 	return address ? address : "";
 }
 
-/* --- what the responder is told --- */
-
-static void tell_first_login(struct first_login *login)
+/* Send a device what it has subscribed to on a topic of its own. */
+static bool to_session(const struct session *session, const struct message *message)
 {
-	char text[sizeof(login->place) + 1 + MAX_NAME_BYTES];
-	int size = snprintf(text, sizeof(text), "%s %s", login->place, login->name);
-	login->told = round_number;
-	to_responder("login", "first", text, (size_t)size, "source", login->source);
+	bool ours = session->who.role == ROLE_DEVICE && is_own_topic(message->topic) && !session->ended;
+	int qos = ours ? session_granted(session, message->topic) : -1;
+	if(qos < 0) return false;
+	if(qos > message->qos) qos = message->qos;
+	publish(session->client_id, message->topic, message->payload, message->size, qos, NULL);
+	return true;
 }
 
-static void forget_first_login(struct first_login *login)
+/* --- what the responder has to settle --- */
+
+static void tell(struct session *session)
 {
-	HASH_DEL(first_logins, login);
-	free(login->name);
-	free(login);
+	session->told = turn;
+	to_responder(session->who.role == ROLE_DEVICE ? "first" : "request", session->handle, session->unsettled,
+		session->unsettled_size, "source", session->source);
 }
 
-static void note_first_login(const struct principal *who, const char *source)
+static void note_unsettled(struct session *session, const void *payload, size_t size)
 {
-	char place[sizeof(((struct first_login *)0)->place)];
-	struct first_login *login = NULL;
-	snprintf(place, sizeof(place), "%s %lld", who->device_id, (long long)who->generation);
-	HASH_FIND_STR(first_logins, place, login);
-	if(!login && HASH_COUNT(first_logins) < MAX_FIRST_LOGINS && (login = calloc(1, sizeof(*login)))){
-		memcpy(login->place, place, sizeof(place));
-		snprintf(login->source, sizeof(login->source), "%s", source);
-		login->name = strdup(who->name);
-		HASH_ADD_STR(first_logins, place, login);
-		if(!login->name){
-			forget_first_login(login);
-			login = NULL;
-		}
-	}
-	if(login) tell_first_login(login); /* else: its next login is a first one again */
+	session->unsettled = malloc(size + 1);
+	if(!session->unsettled) return; /* it is asked again, and the next login is a first one again */
+	if(size) memcpy(session->unsettled, payload, size);
+	session->unsettled_size = size;
+	tell(session);
 }
 
-static void tell_request(struct session *session)
+static void note_first_login(struct session *session)
 {
-	session->told = round_number;
-	to_responder("request", session->handle, session->request, session->request_size, "source", source_of(session->client));
+	char text[ID_CHARS + 24 + MAX_NAME_BYTES];
+	const struct principal *who = &session->who;
+	long long generation = who->generation;
+	int size = snprintf(text, sizeof(text), "%s %lld %s", who->device_id, generation, who->name);
+	note_unsettled(session, text, (size_t)size);
 }
 
-static void new_round(time_t now)
+static void settle(struct session *session)
 {
-	round_number++;
-	round_began = now;
-	more_to_tell = responders > 0;
+	free(session->unsettled);
+	session->unsettled = NULL;
 }
 
-/* Tell the responders again of what none of them has settled, a part at a time. */
-static void tell_unsettled(void)
+static void reply(struct session *session, const char *payload, size_t size)
 {
-	size_t told = 0;
-	struct first_login *login, *next;
-	HASH_ITER(hh, first_logins, login, next){
-		if(login->told == round_number) continue;
-		if(told++ >= TELL_AT_ONCE) return;
-		tell_first_login(login);
-	}
-	for(struct session *session = session_next(NULL); session; session = session_next(session)){
-		if(!session->request || session->told == round_number) continue;
-		if(told++ >= TELL_AT_ONCE) return;
-		tell_request(session);
-	}
-	more_to_tell = false;
+	settle(session);
+	session->since = time(NULL);
+	session->replied = turn;
+	int qos = session_granted(session, RESPONSE_TOPIC) ? 1 : 0; /* 1 also without subscription */
+	publish(session->client_id, RESPONSE_TOPIC, payload, size, qos, NULL);
 }
 
-/* Tell which devices are in use: those that log in say so by themselves. */
-static void tell_seen(time_t now)
+/* Say so when there is nobody who would answer. */
+static void reply_if_alone(struct session *session, time_t now)
 {
-	char ids[SEEN_AT_ONCE * (ID_CHARS + 1)];
-	size_t size = 0;
-	if(now - seen_told < SEEN_EVERY_S && now >= seen_told) return;
-	seen_told = now;
-	for(struct session *session = session_next(NULL); session; session = session_next(session)){
-		if(!session->device || session->device->first != session) continue;
-		memcpy(ids + size, session->device->id, ID_CHARS);
-		size += ID_CHARS;
-		ids[size++] = ' ';
-		if(size == sizeof(ids)){
-			to_responder("login", "seen", ids, size, NULL, NULL);
-			size = 0;
-		}
-	}
-	if(size) to_responder("login", "seen", ids, size, NULL, NULL);
+	bool alone = !responders && (now - absent_since >= ABSENCE_S || now < absent_since);
+	if(session->unsettled && alone) reply(session, NOBODY_ANSWERS, strlen(NOBODY_ANSWERS));
 }
 
-static void tell_refusals(time_t now)
+static void tell_refusals(void)
 {
-	static const char *const reasons[] = {"", "unknown", "wrong-password", "state", "unavailable"};
+	static const char *const reasons[] = {"unknown", "wrong-password", "state"};
 	char count[16];
-	if(now - refusals_told < REFUSALS_EVERY_S && now >= refusals_told) return;
-	refusals_told = now;
 	for(size_t i = 0; i < refusal_count; i++){
+		const char *reason = reasons[refusals[i].reason];
 		int size = snprintf(count, sizeof(count), "%u", refusals[i].count);
-		to_responder("refused", reasons[refusals[i].reason], count, (size_t)size, "source", refusals[i].source);
+		to_responder("refused", reason, count, (size_t)size, "source", refusals[i].source);
 	}
 	refusal_count = 0;
 }
@@ -186,9 +153,9 @@ static void note_refusal(const char *source, enum verdict reason)
 	while(i < refusal_count && (refusals[i].reason != reason || strcmp(refusals[i].source, source))) i++;
 	if(i == MAX_REFUSALS) i--; /* sources beyond the bound are told together */
 	if(i == refusal_count){
-		snprintf(refusals[i].source, sizeof(refusals[i].source), "%s", source);
 		refusals[i].reason = reason;
 		refusals[i].count = 0;
+		snprintf(refusals[i].source, sizeof(refusals[i].source), "%s", source);
 		refusal_count++;
 	}
 	refusals[i].count++;
@@ -196,378 +163,346 @@ static void note_refusal(const char *source, enum verdict reason)
 
 /* --- connecting --- */
 
-static bool was_replied(const char *client_id)
-{
-	struct replied *found = NULL;
-	HASH_FIND_STR(replied, client_id, found);
-	return found != NULL;
-}
-
-static bool note_replied(const char *client_id)
-{
-	size_t size = strlen(client_id) + 1;
-	if(was_replied(client_id)) return true;
-	struct replied *entry = malloc(sizeof(*entry) + size);
-	if(!entry) return false;
-	memcpy(entry->client_id, client_id, size);
-	HASH_ADD_STR(replied, client_id, entry);
-	return true;
-}
-
-static void forget_replied(void)
-{
-	struct replied *entry, *next;
-	HASH_ITER(hh, replied, entry, next){
-		HASH_DEL(replied, entry);
-		free(entry);
-	}
-}
-
-/* Whether a provisioning session may begin under this client id, which many devices share. */
-static bool may_displace(const struct session *session, time_t now)
-{
-	if(session->who.role != ROLE_PROVISIONING) return false;
-	return now - session->since >= REQUEST_PATIENCE_S && !session->request;
-}
-
+/* The connection is gone or about to go. It stays known for its will, for a first login that is not recorded,
+ * and so that nobody else takes over what the broker keeps of it. */
 static void end_session(struct session *session)
 {
+	if(session->ended) return;
+	session->ended = true;
+	session->since = time(NULL);
+	if(session->who.role == ROLE_PROVISIONING) settle(session);
 	if(session->who.role == ROLE_RESPONDER){
-		responders--;
-		ticks_to_round = 2; /* what it had not settled is for the others; in this turn the broker still counts on it */
+		if(!--responders) absent_since = session->since;
+		told_anew = turn + 2; /* to the others; in this turn the broker still counts on it */
 	}
+	session->kept = kept < MAX_KEPT && (session->durable || session->unsettled);
+	kept += session->kept;
+}
+
+static void forget(struct session *session)
+{
+	kept -= session->kept;
 	session_remove(session);
 }
 
-static int let_in(struct mosquitto *client, struct principal *who, time_t now)
+/* Whether a principal may connect with the client id of this session. */
+static bool may_take_over(const struct session *holder, const struct principal *who, time_t now)
 {
-	const char *client_id = mosquitto_client_id(client);
-	struct session *holder = session_by_client_id(client_id);
-	if(who->role == ROLE_PROVISIONING){
-		if(!mosquitto_client_clean_session(client)) return MOSQ_ERR_AUTH; /* it must not outlive its connection */
-		char unique[HANDLE_CHARS + 12] = "provision-";
-		if(set_client_id){
-			if(!random_hex(unique + 10, HANDLE_CHARS) || set_client_id(client, unique)) return MOSQ_ERR_AUTH;
-			client_id = mosquitto_client_id(client);
-			holder = NULL;
-		}
-	}
-	if(was_replied(client_id)) return MOSQ_ERR_AUTH;
-	if(holder){
-		bool same = holder->who.role == who->role && who->role != ROLE_PROVISIONING && !strcmp(holder->who.name, who->name);
-		bool in_turn = who->role == ROLE_PROVISIONING && may_displace(holder, now);
-		if(!same && !in_turn) return MOSQ_ERR_AUTH;
-	}
-	struct session *session = session_add(client, who);
-	if(!session) return MOSQ_ERR_AUTH;
-	memset(who, 0, sizeof(*who)); /* the session's now */
-	who = &session->who;
-	responders += who->role == ROLE_RESPONDER;
-	/* From here on the log and the access rules see the principal; no token reaches a log. */
+	bool same_role = holder->who.role == who->role;
+	if(holder->replied == turn) return false;
+	if(same_role && who->name && !strcmp(holder->who.name, who->name)) return true;
+	if(holder->ended) return !holder->durable;
+	/* Provisioning sessions have no name, but an id that many devices share, one after another. */
+	return same_role && !who->name && !holder->unsettled && now - holder->since >= REQUEST_PATIENCE_S;
+}
+
+/* From then on the log and the access rules see the principal; no token reaches a log. */
+static bool set_name(struct mosquitto *client, const struct session *session)
+{
 	char *principal = NULL;
-	bool named = asprintf(&principal, "%c:%s", "pdovr"[who->role], who->name ? who->name : session->handle) >= 0 &&
+	const char *name = session->who.name ? session->who.name : session->handle;
+	bool named = asprintf(&principal, "%c:%s", "pdovr"[session->who.role], name) >= 0 &&
 		!mosquitto_set_username(client, principal);
 	free(principal);
-	if(!named){
-		end_session(session);
-		return MOSQ_ERR_AUTH;
+	return named;
+}
+
+/* Begin a session, which takes what `who` points to. */
+static bool let_in(struct mosquitto *client, const struct principal *who)
+{
+	time_t now = time(NULL);
+	struct session *holder = session_by_client_id(mosquitto_client_id(client)), *session;
+	bool durable = !mosquitto_client_clean_session(client);
+	if(who->role == ROLE_PROVISIONING && durable) return false; /* it must not outlive its connection */
+	if(holder && !may_take_over(holder, who, now)) return false;
+	session = session_add(client, who);
+	if(!session) return false;
+	session->since = now;
+	session->durable = durable;
+	snprintf(session->source, sizeof(session->source), "%s", source_of(client));
+	if(holder){ /* the broker ends it now, if it has not ended */
+		holder->durable = false;
+		end_session(holder);
 	}
-	if(who->first) note_first_login(who, source_of(client));
-	else if(who->stale) to_responder("login", "seen", who->device_id, ID_CHARS, NULL, NULL);
-	return MOSQ_ERR_SUCCESS;
+	if(who->role == ROLE_RESPONDER) responders++;
+	if(who->first) note_first_login(session);
+	return true;
 }
 
-/* SHA-256 of the client's certificate, hex; false if there is none. */
-static bool fingerprint_of(const struct mosquitto *client, char text[65])
+static bool on_connect(const struct mosquitto_evt_basic_auth *connect)
 {
-	unsigned char digest[EVP_MAX_MD_SIZE];
-	unsigned int length = 0;
-	X509 *certificate = mosquitto_client_certificate(client);
-	bool made = certificate && X509_digest(certificate, EVP_sha256(), digest, &length) == 1 && length == 32;
-	if(made) hex(text, digest, length);
-	X509_free(certificate);
-	return made;
-}
-
-static int on_connect(int event, void *data, void *unused)
-{
-	struct mosquitto_evt_basic_auth *connect = data;
 	struct mosquitto *client = connect->client;
 	const char *client_id = mosquitto_client_id(client), *username = connect->username;
 	struct session *known = session_of(client);
 	struct principal who = {0};
-	time_t now = time(NULL);
-	(void)event, (void)unused;
-	/* Whom we do not know then is a durable session without connection, which gets nothing until it logs in. */
-	if(reloading) return !known || credentials_may_stay(&known->who) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_AUTH;
-	if(known) end_session(known); /* of another connection that was in this place; its end was not told */
-	tell_refusals(now);
-	if(!client_id) return MOSQ_ERR_AUTH;
-	if((username && !strcmp(username, "provision")) || !strcmp(client_id, "provision")){
-		who.role = ROLE_PROVISIONING;
-		return let_in(client, &who, now);
+	enum verdict verdict = LET_IN;
+	/* What has ended then is a durable session without connection, which gets nothing until it logs in. */
+	if(reloading) return !known || known->ended || credentials_may_stay(&known->who);
+	if(known){ /* of another connection that was in this place; the broker has forgotten it */
+		known->durable = false;
+		end_session(known);
+		session_leave_client(known);
 	}
-	char fingerprint[65];
-	struct attempt attempt = {client_id, username, connect->password, fingerprint_of(client, fingerprint) ? fingerprint : NULL};
-	enum verdict verdict = credentials_check(&attempt, &who);
+	if(!client_id) return false;
+	if(!strcmp(client_id, "provision") || (username && !strcmp(username, "provision"))){
+		char unique[] = "provision-0123456789abcdef";
+		if(set_client_id && !random_handle(strchr(unique, '0'))) return false;
+		if(set_client_id && set_client_id(client, unique)) return false;
+	}else{
+		verdict = credentials_check(client, username, connect->password, &who);
+	}
 	if(verdict != LET_IN){
 		note_refusal(source_of(client), verdict);
-		return MOSQ_ERR_AUTH; /* one answer for every reason */
+		return false;
 	}
-	int result = let_in(client, &who, now);
-	principal_free(&who);
-	return result;
+	if(!let_in(client, &who)) principal_free(&who);
+	known = session_of(client);
+	if(known && !set_name(client, known)) end_session(known);
+	return known && !known->ended;
 }
 
-static int on_disconnect(int event, void *data, void *unused)
+static void on_disconnect(const struct mosquitto *client)
 {
-	struct session *session = session_of(((struct mosquitto_evt_disconnect *)data)->client);
-	(void)event, (void)unused;
+	struct session *session = session_of(client);
 	if(session) end_session(session);
-	return MOSQ_ERR_SUCCESS;
+}
+
+/* --- messages --- */
+
+static void tell_device(struct message message)
+{
+	char name[MAX_NAME_BYTES + 1], outward[TOPIC_SIZE];
+	if(!topic_outward(message.topic, name, outward)) return;
+	message.topic = outward;
+	for(struct session *s = session_by_device_name(name); s; s = s->next_of_device) to_session(s, &message);
+}
+
+static void from_device(const struct session *session, const struct message *message)
+{
+	const char *topic = message->topic, *kind = NULL;
+	char inward[TOPIC_SIZE];
+	if(!topic_inward(session->who.name, topic, inward)) return;
+	publish(NULL, inward, message->payload, message->size, message->qos, NULL);
+	if(strstr(topic, "/rpc/request/") || strstr(topic, "/attributes/request/")) kind = "ask";
+	else if(strstr(topic, "/rpc/response/")) kind = "told";
+	if(kind) to_responder(kind, session->handle, message->payload, message->size, "topic", inward);
+}
+
+/* Bring a message or a will to whom it is for, if its topic means something else than it says. */
+static void translate(const struct session *session, const struct message *message)
+{
+	if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)) from_device(session, message);
+	else tell_device(*message);
+}
+
+static bool on_message(struct mosquitto_evt_message *event)
+{
+	struct session *session = session_of(event->client);
+	struct message message = {event->topic, event->payload, event->payloadlen, event->qos};
+	if(!session || !message.topic) return false;
+	if(session->who.role == ROLE_PROVISIONING){
+		if(session->unsettled) return false;
+		size_t size = message.size < MAX_REQUEST_BYTES ? message.size : MAX_REQUEST_BYTES;
+		note_unsettled(session, message.payload, size);
+		reply_if_alone(session, time(NULL));
+	}else{
+		translate(session, &message);
+	}
+	if(is_own_topic(message.topic)) event->retain = false; /* nobody could ever read it there */
+	return true; /* the original is routed to nobody but operators */
 }
 
 /* --- topics --- */
 
-static int on_access(int event, void *data, void *unused)
+static bool may_write(const struct session *session, const struct mosquitto_evt_acl_check *check)
 {
-	struct mosquitto_evt_acl_check *check = data;
+	const struct principal *who = &session->who;
+	struct message message = {check->topic, check->payload, check->payloadlen, check->qos};
+	if(!may(who, PUBLISH, check->topic)) return false;
+	if(who->role == ROLE_PROVISIONING) return !check->retain && !session->ended;
+	if(!session->ended) return true;
+	/* A will: the broker asks about it behind the end of the connection, and sends it without a word. */
+	if(!credentials_may_stay(who)) return false;
+	translate(session, &message);
+	return !(who->role == ROLE_DEVICE && is_own_topic(check->topic));
+}
+
+static bool may_listen(struct session *session, const struct mosquitto_evt_acl_check *check)
+{
+	const struct principal *who = &session->who;
+	if(!may(who, SUBSCRIBE, check->topic)) return false;
+	bool ours = who->role == ROLE_PROVISIONING || (who->role == ROLE_DEVICE && is_own_topic(check->topic));
+	if(!ours) return true;
+	if(!session_subscribe(session, check->topic, check->qos)) return false;
+	if(who->rotation_due && !strncmp(check->topic, CALLS, strlen(CALLS))){
+		to_responder("listens", session->handle, who->name, strlen(who->name), NULL, NULL);
+	}
+	return true;
+}
+
+static bool on_access(const struct mosquitto_evt_acl_check *check)
+{
 	struct session *session = session_of(check->client);
-	bool allowed = false;
-	(void)event, (void)unused;
-	if(!session || !check->topic) return MOSQ_ERR_ACL_DENIED;
+	if(!session || !check->topic) return false;
 	switch(check->access){
-		case MOSQ_ACL_READ:
-			allowed = may_receive(&session->who, check->topic);
-			break;
-		case MOSQ_ACL_WRITE:
-			allowed = may_publish(&session->who, check->topic) && !(check->retain && session->who.role == ROLE_PROVISIONING);
-			break;
-		case MOSQ_ACL_SUBSCRIBE:
-			allowed = may_subscribe(&session->who, check->topic);
-			if(allowed && session->who.role == ROLE_PROVISIONING) session->response_qos = check->qos > 1 ? 1 : check->qos;
-			if(allowed && session->who.role == ROLE_DEVICE && is_own_topic(check->topic)){
-				allowed = session_subscribe(session, check->topic, check->qos);
-				bool calls = allowed && !strncmp(check->topic, CALLS, strlen(CALLS));
-				if(calls && session->who.rotation_due){
-					to_responder("listens", session->handle, session->who.name, strlen(session->who.name), NULL, NULL);
-				}
-			}
-			break;
-		case MOSQ_ACL_UNSUBSCRIBE:
-			session_unsubscribe(session, check->topic);
-			allowed = true;
-			break;
+		case MOSQ_ACL_READ: return may(&session->who, RECEIVE, check->topic);
+		case MOSQ_ACL_WRITE: return may_write(session, check);
+		case MOSQ_ACL_SUBSCRIBE: return may_listen(session, check);
+		case MOSQ_ACL_UNSUBSCRIBE: session_unsubscribe(session, check->topic); return true;
 	}
-	return allowed ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
-}
-
-static void tell_device(const char *name, const char *topic, const struct mosquitto_evt_message *message)
-{
-	struct device *device = device_by_name(name);
-	for(struct session *s = device ? device->first : NULL; s; s = s->next_of_device){
-		int granted = session_granted(s, topic);
-		if(granted >= 0) publish(s->client_id, topic, message->payload, message->payloadlen, granted < message->qos ? granted : message->qos, NULL, NULL);
-	}
-}
-
-static void from_device(struct session *session, struct mosquitto_evt_message *message)
-{
-	char *inward = topic_inward(session->who.name, message->topic);
-	message->retain = false; /* nobody could ever read it there */
-	if(!inward) return;
-	publish(NULL, inward, message->payload, message->payloadlen, message->qos, NULL, NULL);
-	const char *kind = NULL;
-	if(strstr(message->topic, "/rpc/request/") || strstr(message->topic, "/attributes/request/")) kind = "ask";
-	else if(strstr(message->topic, "/rpc/response/")) kind = "told";
-	if(kind) to_responder(kind, session->handle, message->payload, message->payloadlen, "topic", inward);
-	free(inward);
-}
-
-static int on_message(int event, void *data, void *unused)
-{
-	struct mosquitto_evt_message *message = data;
-	struct session *session = session_of(message->client);
-	(void)event, (void)unused;
-	if(!session || !message->topic) return MOSQ_ERR_ACL_DENIED;
-	if(session->who.role == ROLE_PROVISIONING){
-		if(session->request) return MOSQ_ERR_ACL_DENIED;
-		session->request_size = message->payloadlen < MAX_REQUEST_BYTES ? message->payloadlen : MAX_REQUEST_BYTES;
-		session->request = malloc(session->request_size + 1);
-		if(!session->request) return MOSQ_ERR_ACL_DENIED;
-		if(session->request_size) memcpy(session->request, message->payload, session->request_size);
-		tell_request(session);
-	}else if(session->who.role == ROLE_DEVICE && is_own_topic(message->topic)){
-		from_device(session, message);
-	}else{
-		char name[MAX_NAME_BYTES + 1], *outward = topic_outward(message->topic, name);
-		if(outward) tell_device(name, outward, message);
-		free(outward);
-	}
-	return MOSQ_ERR_SUCCESS; /* the original is routed to nobody but operators: see may_receive */
+	return false;
 }
 
 /* --- what the responder says --- */
 
 static void kick(struct session *session)
 {
-	char *client_id = strdup(session->client_id); /* the session ends with the call */
-	if(client_id) mosquitto_kick_client_by_clientid(client_id, false);
-	free(client_id);
+	session->durable = false; /* nothing more for what the broker keeps of it, and its client id is free */
+	if(!session->ended) mosquitto_kick_client_by_clientid(session->client_id, false);
 }
 
 static void kick_device(const char *id, long long below_generation)
 {
-	struct device *device = device_by_id(id);
-	struct session *session = device ? device->first : NULL;
-	while(session){
-		struct session *next = session->next_of_device;
-		if(!below_generation || session->who.generation < below_generation) kick(session);
-		session = next;
+	for(struct session *s = session_by_device_id(id); s; s = s->next_of_device){
+		if(!below_generation || s->who.generation < below_generation) kick(s);
 	}
-}
-
-static void reply(const char *handle, const char *payload, size_t size)
-{
-	struct session *session = session_by_handle(handle);
-	/* If that connection is gone, nobody else may have its reply; and what was answered is not answered again. */
-	if(!session || !session->request || !note_replied(session->client_id)) return;
-	free(session->request);
-	session->request = NULL;
-	session->since = time(NULL);
-	publish(session->client_id, RESPONSE_TOPIC, payload, size, session->response_qos < 0 ? 1 : session->response_qos, NULL, NULL);
-}
-
-static bool to_session(const struct session *session, const char *topic, const char *payload, size_t size)
-{
-	int granted = session->who.role == ROLE_DEVICE && is_own_topic(topic) ? session_granted(session, topic) : -1;
-	if(granted >= 0) publish(session->client_id, topic, payload, size, granted > 1 ? 1 : granted, NULL, NULL);
-	return granted >= 0;
 }
 
 /* Call a procedure of a device, and say on how many connections it is and how many of them listen. */
 static void call_device(const char *id, long long number, const char *payload, size_t size)
 {
-	char topic[sizeof(CALLS) + 32], counts[32], called[32];
+	char topic[sizeof(CALLS) + 32], counts[32];
+	struct message message = {topic, payload, size, 1};
 	unsigned connected = 0, listening = 0;
-	struct device *device = device_by_id(id);
-	snprintf(called, sizeof(called), "%lld", number);
-	snprintf(topic, sizeof(topic), CALLS "/%s", called);
-	for(struct session *s = device ? device->first : NULL; s; s = s->next_of_device){
+	snprintf(topic, sizeof(topic), CALLS "/%lld", number);
+	for(struct session *s = session_by_device_id(id); s; s = s->next_of_device){
+		if(s->ended) continue;
 		connected++;
-		if(to_session(s, topic, payload, size)) listening++;
+		if(to_session(s, &message)) listening++;
 		else s->who.rotation_due = true; /* what it missed is told again once it listens */
 	}
 	int length = snprintf(counts, sizeof(counts), "%u %u", connected, listening);
-	to_responder("called", called, counts, (size_t)length, NULL, NULL);
+	to_responder("called", topic + sizeof(CALLS), counts, (size_t)length, NULL, NULL);
 }
 
-static void recorded(const char *id, long long generation)
+/* Do what one command says, a line: a verb, an id, the size of the payload behind the line, and what else
+ * there is to say. Give the size of all of it; 0 if it is not understood. */
+static size_t obey(const char *at, size_t left)
 {
-	char place[sizeof(((struct first_login *)0)->place)];
-	struct first_login *login = NULL;
-	snprintf(place, sizeof(place), "%.*s %lld", ID_CHARS, id, generation);
-	HASH_FIND_STR(first_logins, place, login);
-	if(login) forget_first_login(login);
-}
-
-/* Do what one line says: a verb, an id, a number and the rest. Of reply, send and call the number is that of the bytes
- * behind the line that belong to it. */
-static bool obey(const char *line, const char *payload, size_t available, size_t *used)
-{
-	char verb[16], id[64] = "";
-	long long number = -1;
+	char line[512], verb[16], id[64];
+	size_t size = 0;
 	int rest = 0;
-	int words = sscanf(line, "%15s %63s %lld %n", verb, id, &number, &rest);
+	const char *end = memchr(at, '\n', left), *payload = end ? end + 1 : at + left;
+	int length = snprintf(line, sizeof(line), "%.*s", (int)((end ? end : payload) - at), at);
+	if(length >= (int)sizeof(line)) return 0;
+	if(sscanf(line, "%15s %63s %zu %n", verb, id, &size, &rest) != 3) return 0;
+	if(size > left - (size_t)(payload - at)) return 0;
 	struct session *session = session_by_handle(id);
-	bool carries = words == 3 && (!strcmp(verb, "reply") || !strcmp(verb, "send") || !strcmp(verb, "call"));
-	size_t size = carries && number > 0 ? (size_t)number : 0;
-	if(size > available || (words == 3 && number < 0)) return false;
-	*used = size;
-	if(words == 1 && !strcmp(verb, "hello")){
-		new_round(time(NULL));
-	}else if(words == 2 && !strcmp(verb, "end")){
-		if(session) kick(session);
-	}else if(words == 3 && !strcmp(verb, "kick")){
+	struct message message = {line + rest, payload, size, 1};
+	long long number = strtoll(line + rest, NULL, 10);
+	if(!strcmp(verb, "hello")){
+		told_anew = turn + 1;
+	}else if(!strcmp(verb, "kick")){
 		kick_device(id, number);
-	}else if(words == 3 && !strcmp(verb, "recorded")){
-		recorded(id, number);
-	}else if(words == 3 && !strcmp(verb, "reply")){
-		reply(id, payload, size);
-	}else if(words == 3 && !strcmp(verb, "send")){
-		if(session) to_session(session, line + rest, payload, size);
-	}else if(words == 3 && !strcmp(verb, "call")){
-		call_device(id, strtoll(line + rest, NULL, 10), payload, size);
+	}else if(!strcmp(verb, "call")){
+		call_device(id, number, payload, size);
+	}else if(!strcmp(verb, "recorded")){
+		if(session && session->who.role == ROLE_DEVICE) settle(session);
+	}else if(!strcmp(verb, "reply")){
+		/* If that connection is gone nobody else may have its reply, and nothing is answered twice. */
+		bool waits = session && session->who.role == ROLE_PROVISIONING && session->unsettled;
+		if(waits) reply(session, payload, size);
+	}else if(!strcmp(verb, "send")){
+		if(session) to_session(session, &message);
 	}else{
-		return false;
+		return 0;
 	}
-	return true;
+	return (size_t)(payload - at) + size;
 }
 
-/* Commands, one behind the other: each a line, and behind its line feed what belongs to it. */
-static int on_control(int event, void *data, void *unused)
+static void on_control(const struct mosquitto_evt_control *control)
 {
-	struct mosquitto_evt_control *control = data;
-	struct session *session = session_of(control->client);
+	const struct session *session = session_of(control->client);
 	const char *at = control->payload;
-	size_t left = control->payloadlen;
-	char line[512];
-	(void)event, (void)unused;
-	if(!session || session->who.role != ROLE_RESPONDER) return MOSQ_ERR_SUCCESS;
-	while(left){
-		const char *stop = memchr(at, '\n', left);
-		size_t length = stop ? (size_t)(stop - at) : left, used = 0, taken = stop ? length + 1 : length;
-		snprintf(line, sizeof(line), "%.*s", (int)(length < sizeof(line) ? length : 0), at);
-		if(!obey(line, at + taken, left - taken, &used)){
-			mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: a command of the responder is not understood; update both together");
-			break;
-		}
-		at += taken + used;
-		left -= taken + used;
+	size_t left = session && session->who.role == ROLE_RESPONDER ? control->payloadlen : 0, size;
+	for(; left; at += size, left -= size){
+		size = obey(at, left);
+		if(size) continue;
+		mosquitto_log_printf(MOSQ_LOG_WARNING, "mqttprov: the responder says what is not understood;"
+			" update both together");
+		return;
 	}
-	return MOSQ_ERR_SUCCESS;
 }
 
-static int on_tick(int event, void *data, void *unused)
+/* --- time --- */
+
+/* Look at all sessions. */
+static void sweep(time_t now)
 {
-	time_t now = time(NULL);
-	(void)event, (void)data, (void)unused;
-	reloading = false;
-	forget_replied();
-	if(ticks_to_round && !--ticks_to_round) new_round(now);
-	if(now == swept && !more_to_tell) return MOSQ_ERR_SUCCESS; /* under load this is called for every turn of the loop */
-	if(more_to_tell) tell_unsettled();
-	if(now == swept) return MOSQ_ERR_SUCCESS;
-	swept = now;
-	if(now - round_began >= ROUND_S || now < round_began) new_round(now);
-	tell_refusals(now);
-	tell_seen(now);
+	char seen[SEEN_AT_ONCE * (ID_CHARS + 1)];
+	size_t size = 0, told = 0;
 	struct session *next;
 	for(struct session *session = session_next(NULL); session; session = next){
+		struct principal *who = &session->who;
 		next = session_next(session);
-		if(session->who.role == ROLE_PROVISIONING && now - session->since > SESSION_LIFE_S) kick(session);
+		bool in_use = who->role == ROLE_DEVICE && (!session->ended || now - session->since <= 2);
+		if(in_use && now - who->seen >= SEEN_EVERY_S && size < sizeof(seen)){
+			memcpy(seen + size, who->device_id, ID_CHARS);
+			seen[size + ID_CHARS] = ' ';
+			size += ID_CHARS + 1;
+			who->seen = now;
+		}
+		bool again = responders && session->unsettled && session->told < told_anew && told_anew <= turn;
+		if(again && told++ < TELL_AT_ONCE) tell(session);
+		if(session->ended){
+			bool needed = session->kept && (session->durable || session->unsettled);
+			if(!needed || now - session->since >= KEPT_S) forget(session);
+		}else if(who->role == ROLE_PROVISIONING){
+			reply_if_alone(session, now);
+			if(now - session->since > SESSION_LIFE_S) kick(session);
+		}
 	}
-	return MOSQ_ERR_SUCCESS;
+	if(size) to_responder("seen", "now", seen, size, NULL, NULL);
 }
 
-static int on_reload(int event, void *data, void *unused)
+static void on_tick(void)
 {
-	(void)event, (void)data, (void)unused;
-	reloading = true;
-	return MOSQ_ERR_SUCCESS;
+	time_t now = time(NULL);
+	reloading = false;
+	turn++;
+	if(now - round_began >= TELL_AGAIN_S || now < round_began){
+		round_began = now;
+		told_anew = turn;
+	}
+	if(now == swept && turn != told_anew) return; /* under load this is called for every turn of the loop */
+	swept = now;
+	tell_refusals();
+	sweep(now);
 }
 
 /* --- the plugin --- */
 
-#define EVT_CLIENT_OFFLINE 28 /* 2.1 and newer tell so, not by DISCONNECT, that a durable session's connection ends */
+static int on_event(int event, void *data, void *unused)
+{
+	(void)unused;
+	switch(event){
+		case MOSQ_EVT_RELOAD: reloading = true; break;
+		/* AUTH for every reason: any other code closes the connection without an answer. */
+		case MOSQ_EVT_BASIC_AUTH: return on_connect(data) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_AUTH;
+		case MOSQ_EVT_ACL_CHECK: return on_access(data) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
+		case MOSQ_EVT_MESSAGE: return on_message(data) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
+		case MOSQ_EVT_CONTROL: on_control(data); break;
+		case MOSQ_EVT_TICK: on_tick(); break;
+		case MOSQ_EVT_DISCONNECT:
+		case EVT_CLIENT_OFFLINE: on_disconnect(((struct mosquitto_evt_disconnect *)data)->client); break;
+	}
+	return MOSQ_ERR_SUCCESS;
+}
 
-static const struct { int event; MOSQ_FUNC_generic_callback callback; const char *data; } callbacks[] = {
-	{MOSQ_EVT_RELOAD, on_reload, NULL}, {MOSQ_EVT_BASIC_AUTH, on_connect, NULL}, {MOSQ_EVT_DISCONNECT, on_disconnect, NULL},
-	{MOSQ_EVT_ACL_CHECK, on_access, NULL}, {MOSQ_EVT_MESSAGE, on_message, NULL}, {MOSQ_EVT_TICK, on_tick, NULL},
-	{MOSQ_EVT_CONTROL, on_control, CONTROL_TOPIC},
-};
+static const int events[] = {MOSQ_EVT_RELOAD, MOSQ_EVT_BASIC_AUTH, MOSQ_EVT_ACL_CHECK, MOSQ_EVT_MESSAGE,
+	MOSQ_EVT_CONTROL, MOSQ_EVT_TICK, MOSQ_EVT_DISCONNECT, EVT_CLIENT_OFFLINE};
+#define EVENTS (sizeof(events) / sizeof(*events))
 #define EXPORTED __attribute__((visibility("default")))
-#define CALLBACKS (sizeof(callbacks) / sizeof(*callbacks))
 
 EXPORTED int mosquitto_plugin_version(int count, const int *versions)
 {
@@ -575,44 +510,42 @@ EXPORTED int mosquitto_plugin_version(int count, const int *versions)
 	return -1;
 }
 
-EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unused, struct mosquitto_opt *options, int count)
+EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unused,
+	struct mosquitto_opt *options, int count)
 {
-	const char *database = NULL, *pepper = NULL, *responder = NULL;
+	static const char *const keys[] = {"database", "pepper_file", "responder_file"};
+	const char *values[3] = {NULL};
 	(void)unused;
 	plugin_id = identifier;
 	for(int i = 0; i < count; i++){
-		if(!strcmp(options[i].key, "database")) database = options[i].value;
-		else if(!strcmp(options[i].key, "pepper_file")) pepper = options[i].value;
-		else if(!strcmp(options[i].key, "responder_file")) responder = options[i].value;
+		for(int k = 0; k < 3; k++) if(!strcmp(options[i].key, keys[k])) values[k] = options[i].value;
 	}
-	if(!database || !pepper || !responder){
-		mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: plugin_opt_database, plugin_opt_pepper_file and plugin_opt_responder_file are needed");
+	if(!values[0] || !values[1] || !values[2]){
+		mosquitto_log_printf(MOSQ_LOG_ERR, "mqttprov: plugin_opt_database, plugin_opt_pepper_file and"
+			" plugin_opt_responder_file are needed");
 		return MOSQ_ERR_INVAL;
 	}
-	if(!credentials_open(database, pepper, responder)) return MOSQ_ERR_INVAL;
+	if(!credentials_open(values[0], values[1], values[2])) return MOSQ_ERR_INVAL;
 	*(void **)&set_client_id = dlsym(RTLD_DEFAULT, "mosquitto_set_clientid");
 	if(!set_client_id){
-		mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: this Mosquitto cannot tell apart devices that share a client id:"
-			" those that provision as `provision` do so one after another; 2.1 serves them at once");
+		mosquitto_log_printf(MOSQ_LOG_NOTICE, "mqttprov: this Mosquitto cannot tell apart devices that"
+			" share a client id: those that provision as `provision` do so one after another; 2.1 serves them"
+			" at once");
 	}
-	for(size_t i = 0; i < CALLBACKS; i++){
-		int result = mosquitto_callback_register(identifier, callbacks[i].event, callbacks[i].callback, callbacks[i].data, NULL);
-		if(result) return result;
+	absent_since = time(NULL);
+	for(size_t i = 0; i < EVENTS; i++){
+		int result = mosquitto_callback_register(identifier, events[i], on_event, CONTROL_TOPIC, NULL);
+		if(result && events[i] != EVT_CLIENT_OFFLINE) return result; /* which 2.0 does not know */
 	}
-	mosquitto_callback_register(identifier, EVT_CLIENT_OFFLINE, on_disconnect, NULL, NULL); /* refused by 2.0 */
 	return MOSQ_ERR_SUCCESS;
 }
 
 EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *options, int count)
 {
 	(void)unused, (void)options, (void)count;
-	for(size_t i = 0; i < CALLBACKS; i++){
-		mosquitto_callback_unregister(plugin_id, callbacks[i].event, callbacks[i].callback, callbacks[i].data);
+	for(size_t i = 0; i < EVENTS; i++){
+		mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
 	}
-	mosquitto_callback_unregister(plugin_id, EVT_CLIENT_OFFLINE, on_disconnect, NULL);
-	struct first_login *login, *next;
-	HASH_ITER(hh, first_logins, login, next) forget_first_login(login);
-	forget_replied();
 	while(session_next(NULL)) session_remove(session_next(NULL));
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;

@@ -1,19 +1,49 @@
-/* Who may publish and subscribe where. Look-ups only: no sessions, no database. The same rules as mqttprov/core/permissions.py. */
+/* Who may publish and subscribe where. Look-ups only: no sessions, no database. The same rules as
+ * mqttprov/core/permissions.py. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "gate.h"
 
+#define OWN ME "*", GATEWAY "*"
+#define NOT_OWN "!" ME "*", "!" GATEWAY "*"
+/* What no pattern and no operator opens: requests hold secrets, and internal topics are the responder's. */
+#define NOT_RESERVED "!$*", "!/provision/*", "!provision/*", "!" INTERNAL "*"
+/* Whatever a device's name makes of a pattern, it never opens the topics of others. */
+#define BY_PROFILE NOT_RESERVED, "!v1/*", "%"
+#define AUDIT "provision/audit/*"
+
+/* What each role may. The first rule that fits decides; if none does the answer is no. `x*` fits whatever
+ * begins with x, `!` forbids, and `%` stands for the patterns of the device's profile. */
+static const char *const rules[ROLES][ACTIONS][9] = {
+	[ROLE_PROVISIONING] = {
+		[PUBLISH] = {REQUEST_TOPIC},
+		[SUBSCRIBE] = {RESPONSE_TOPIC}, /* nothing that is routed: its replies are for it alone */
+	},
+	[ROLE_DEVICE] = {
+		[PUBLISH] = {OWN, BY_PROFILE},
+		[SUBSCRIBE] = {OWN, BY_PROFILE},
+		[RECEIVE] = {BY_PROFILE},
+	},
+	[ROLE_OPERATOR] = {
+		[PUBLISH] = {NOT_RESERVED, NOT_OWN, "*"},
+		[SUBSCRIBE] = {"!$*", "*"},
+		[RECEIVE] = {AUDIT, NOT_RESERVED, NOT_OWN, "*"},
+	},
+	[ROLE_OBSERVER] = {
+		[SUBSCRIBE] = {"!$*", "*"},
+		[RECEIVE] = {AUDIT, NOT_RESERVED, NOT_OWN, "*"},
+	},
+	[ROLE_RESPONDER] = {
+		[PUBLISH] = {CONTROL_TOPIC, AUDIT},
+		[SUBSCRIBE] = {"$share/prov/" INTERNAL "*", INTERNAL "*"},
+		[RECEIVE] = {INTERNAL "*"},
+	},
+};
+
 static bool begins(const char *text, const char *prefix)
 {
 	return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-/* The rest of a text behind a prefix; NULL if it does not begin with it. */
-static const char *behind(const char *text, const char *prefix)
-{
-	return begins(text, prefix) ? text + strlen(prefix) : NULL;
 }
 
 bool is_own_topic(const char *topic)
@@ -26,131 +56,61 @@ bool is_name(const char *name)
 	return name[0] && name[0] != '$' && strlen(name) <= MAX_NAME_BYTES && !strpbrk(name, "+#/\n");
 }
 
-/* What no pattern and no operator opens: requests hold secrets, and internal topics are the responder's. */
-static bool is_reserved(const char *topic)
+/* Whether all that `wanted` (a topic or a filter) names is within the pattern, which ends with its line. */
+static bool covers(const char *pattern, const char *wanted)
 {
-	return topic[0] == '$' || begins(topic, "/provision/") || begins(topic, "provision/") || begins(topic, INTERNAL);
-}
-
-/* Whether every topic that `wanted` (a topic or a filter) names is within the pattern, with `%d` for the name. */
-static bool covers(const char *pattern, size_t pattern_length, const char *name, const char *wanted)
-{
-	const char *end = pattern + pattern_length;
 	for(;;){
-		size_t level = strcspn(wanted, "/");
-		const char *stop = memchr(pattern, '/', (size_t)(end - pattern));
-		size_t length = (size_t)((stop ? stop : end) - pattern);
-		if(length == 1 && *pattern == '#') return true;
+		size_t allowed = strcspn(pattern, "/\n"), level = strcspn(wanted, "/");
+		if(allowed == 1 && *pattern == '#') return true;
 		if(level == 1 && *wanted == '#') return false;
-		if(length != 1 || *pattern != '+'){
-			const char *at = wanted, *last = wanted + level;
-			for(size_t i = 0; i < length; i++){
-				if(pattern[i] == '%' && i + 1 < length && pattern[i + 1] == 'd'){
-					size_t n = strlen(name);
-					if((size_t)(last - at) < n || memcmp(at, name, n)) return false;
-					at += n;
-					i++;
-				}else if(at == last || *at++ != pattern[i]){
-					return false;
-				}
-			}
-			if(at != last) return false;
-		}
-		if(!wanted[level]) return !stop || (end - stop == 2 && stop[1] == '#'); /* `a/#` covers `a` */
-		if(!stop) return false;
-		pattern = stop + 1;
-		wanted += level + 1;
+		bool any = allowed == 1 && *pattern == '+';
+		if(!any && (allowed != level || memcmp(pattern, wanted, level))) return false;
+		pattern += allowed;
+		wanted += level;
+		if(!*wanted && *pattern == '/') return pattern[1] == '#'; /* `a/#` covers `a` */
+		if(!*wanted || *pattern != '/') return !*wanted;
+		pattern++;
+		wanted++;
 	}
 }
 
-static bool by_pattern(const char *patterns, const char *name, const char *wanted)
+static bool by_profile(const char *patterns, const char *wanted)
 {
-	/* Whatever a device's name makes of a pattern, it never opens the topics of others. */
-	if(is_reserved(wanted) || begins(wanted, "v1/")) return false;
-	while(patterns && *patterns){
-		size_t length = strcspn(patterns, "\n");
-		if(covers(patterns, length, name, wanted)) return true;
-		patterns += length;
-		if(*patterns) patterns++;
+	while(patterns){
+		if(covers(patterns, wanted)) return true;
+		patterns = strchr(patterns, '\n');
+		if(patterns) patterns++;
 	}
 	return false;
 }
 
-bool may_publish(const struct principal *who, const char *topic)
+bool may(const struct principal *who, enum action action, const char *topic)
 {
-	switch(who->role){
-		case ROLE_PROVISIONING:
-			return !strcmp(topic, REQUEST_TOPIC);
-		case ROLE_DEVICE:
-			return is_own_topic(topic) || by_pattern(who->publish_patterns, who->name, topic);
-		case ROLE_OPERATOR:
-			return !is_reserved(topic) && !is_own_topic(topic);
-		case ROLE_RESPONDER:
-			return !strcmp(topic, CONTROL_TOPIC) || begins(topic, "provision/audit/");
-		case ROLE_OBSERVER:
-			break;
+	for(const char *const *rule = rules[who->role][action]; *rule; rule++){
+		const char *text = **rule == '!' ? *rule + 1 : *rule;
+		size_t prefix = strcspn(text, "*");
+		bool fits = text[prefix] ? !strncmp(topic, text, prefix) : !strcmp(topic, text);
+		if(*text == '%') fits = by_profile(who->patterns[action == PUBLISH ? PUBLISH : SUBSCRIBE], topic);
+		if(fits) return **rule != '!';
 	}
 	return false;
 }
 
-bool may_subscribe(const struct principal *who, const char *filter)
+bool topic_inward(const char *name, const char *topic, char inward[TOPIC_SIZE])
 {
-	switch(who->role){
-		case ROLE_PROVISIONING:
-			return !strcmp(filter, RESPONSE_TOPIC);
-		case ROLE_DEVICE:
-			return is_own_topic(filter) || by_pattern(who->subscribe_patterns, who->name, filter);
-		case ROLE_OPERATOR:
-		case ROLE_OBSERVER:
-			return filter[0] != '$';
-		case ROLE_RESPONDER:
-			return begins(filter, "$share/prov/" INTERNAL) || begins(filter, INTERNAL);
-	}
-	return false;
+	bool gateway = begins(topic, GATEWAY);
+	const char *part = gateway ? "gateway/" : "", *rest = topic + strlen(gateway ? GATEWAY : ME);
+	if(!is_name(name)) return false; /* the second wall: names are checked where devices are made, too */
+	return snprintf(inward, TOPIC_SIZE, DEVICES "%s/%s%s", name, part, rest) < TOPIC_SIZE;
 }
 
-/* Whether a message that is routed may reach it. What is for one session alone does not come this way. */
-bool may_receive(const struct principal *who, const char *topic)
+bool topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1], char outward[TOPIC_SIZE])
 {
-	switch(who->role){
-		case ROLE_PROVISIONING:
-			return false;
-		case ROLE_DEVICE:
-			return by_pattern(who->subscribe_patterns, who->name, topic);
-		case ROLE_OPERATOR:
-		case ROLE_OBSERVER:
-			return (!is_reserved(topic) || begins(topic, "provision/audit/")) && !is_own_topic(topic);
-		case ROLE_RESPONDER:
-			return begins(topic, INTERNAL);
-	}
-	return false;
-}
-
-/* Both in one. NULL: no memory, or longer than a topic can be: Mosquitto would send such a one as a broken packet. */
-static char *joined(const char *a, const char *b)
-{
-	char *text = NULL;
-	if(strlen(a) + strlen(b) > UINT16_MAX || asprintf(&text, "%s%s", a, b) < 0) return NULL;
-	return text;
-}
-
-char *topic_inward(const char *name, const char *topic)
-{
-	char own[sizeof(DEVICES) + MAX_NAME_BYTES + sizeof("/gateway/")];
-	const char *of_gateway = behind(topic, GATEWAY), *rest = of_gateway ? of_gateway : behind(topic, ME);
-	if(!rest || !is_name(name)) return NULL; /* the second wall: names are checked where devices are made, too */
-	snprintf(own, sizeof(own), DEVICES "%s/%s", name, of_gateway ? "gateway/" : "");
-	return joined(own, rest);
-}
-
-char *topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1])
-{
-	const char *rest = behind(topic, DEVICES);
-	size_t length = rest ? strcspn(rest, "/") : 0;
-	if(!length || length > MAX_NAME_BYTES || !rest[length]) return NULL;
-	memcpy(name, rest, length);
-	name[length] = '\0';
-	rest += length + 1;
-	const char *of_gateway = behind(rest, "gateway/");
-	return joined(of_gateway ? GATEWAY : ME, of_gateway ? of_gateway : rest);
+	if(!begins(topic, DEVICES)) return false;
+	const char *device = topic + strlen(DEVICES), *rest = strchr(device, '/');
+	if(!rest || rest == device || rest - device > MAX_NAME_BYTES) return false;
+	snprintf(name, MAX_NAME_BYTES + 1, "%.*s", (int)(rest - device), device);
+	bool gateway = begins(rest, "/gateway/");
+	rest += strlen(gateway ? "/gateway/" : "/");
+	return snprintf(outward, TOPIC_SIZE, "%s%s", gateway ? GATEWAY : ME, rest) < TOPIC_SIZE;
 }

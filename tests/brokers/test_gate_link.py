@@ -76,12 +76,12 @@ async def test_a_packet_of_commands_is_bounded(connect: Connecting) -> None:
     link = await standing.up()
     for number in range(40):
         link.command(f"reply {number:04} 4000", b"x" * 4000)
-    await link.execute("hello")
+    await link.execute("hello - 0")
     packets = [payload for _, payload in server.seen]
     assert len(packets) == 6
     assert all(len(packet) <= MAX_COMMANDS_BYTES for packet in packets)
     assert b"".join(packets).count(b"reply ") == 40
-    assert packets[-1] == b"hello"
+    assert packets[-1] == b"hello - 0"
 
 
 async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -> None:
@@ -138,7 +138,7 @@ def test_a_request_that_is_told_twice_is_decided_once() -> None:
     "publish",
     [
         Publish("_prov/request/00ff", b"{}", 1, packet_id=7),
-        Publish("_prov/login/first", b"x", 1, packet_id=7),
+        Publish("_prov/first/00", b"x", 1, packet_id=7),
         Publish("_prov/refused/nonsense", b"1", 1, packet_id=7),
         Publish("_prov/unheard-of/1", b"", 1, packet_id=7),
     ],

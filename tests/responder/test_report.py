@@ -98,8 +98,9 @@ class TestReport:
                     (device,),
                 )
                 connection.execute(
-                    "INSERT INTO credential VALUES (?1, (SELECT count(*) FROM credential), 'X509_CERTIFICATE', "
-                    "'superseded', '', NULL, '', NULL, NULL, NULL, ?2, 0, 0, NULL)",
+                    "INSERT INTO credential (device_id, generation, type, ended, login_key, proof, public_key, "
+                    "supplied, issued_ms) "
+                    "VALUES (?1, (SELECT count(*) FROM credential), 'X509_CERTIFICATE', 1, '', '', ?2, 0, 0)",
                     (device, key),
                 )
         assert found(desk)[FindingKind.SHARED_KEY] == (1, [{"public_key": "k1", "devices": ["a", "b"], "count": 2}])

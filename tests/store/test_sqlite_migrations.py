@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mqttprov.store.sqlite import SqliteStore
+from mqttprov.store.sqlite import SqliteStore, _migrations
 
 APPLICATION_ID = 0x6D717076
 
@@ -50,3 +50,29 @@ def test_a_gap_in_the_numbers_is_no_obstacle(tmp_path: Path, monkeypatch: pytest
     assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("b",)]
     assert database.execute("PRAGMA user_version").fetchone() == (9,)
     database.close()
+
+
+def test_the_status_of_credentials_survives_being_derived(tmp_path: Path) -> None:
+    """What was issued, active or superseded still is; what is live is found by an index that a first login leaves."""
+    old = sqlite3.connect(tmp_path / "old.db")
+    for number, script in _migrations():
+        if number < 9:
+            old.executescript(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};")
+    states = [("superseded", None), ("superseded", 10), ("active", 20), ("active", None), ("issued", None)]
+    with old:
+        old.executemany(
+            "INSERT INTO credential (device_id, generation, type, status, login_key, proof, supplied, issued_ms, "
+            "first_login_ms) VALUES ('id', ?, 'ACCESS_TOKEN', ?, 'k', 'p', 0, 1, ?)",
+            [(number, *state) for number, state in enumerate(states)],
+        )
+    old.close()
+    store = SqliteStore(tmp_path / "old.db")
+    reader = store.reader()
+    assert [row.status for row in reader.credentials_of("id")] == [status for status, _ in states]
+    plan = "EXPLAIN QUERY PLAN SELECT generation FROM credential WHERE login_key = 'k' AND ended = 0"
+    assert "live_login" in reader._connection.execute(plan).fetchone()[3]
+    (index,) = reader._connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'live_login'").fetchone()
+    assert "status" not in index
+    assert "first_login_ms" not in index
+    reader.close()
+    store.close()

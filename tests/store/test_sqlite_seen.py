@@ -77,7 +77,7 @@ def test_the_newest_superseded_credentials_of_a_login_are_found(new_world: Calla
     (plan,) = [
         row[3]
         for row in reader._connection.execute(
-            "EXPLAIN QUERY PLAN SELECT device_id FROM credential WHERE login_key = ? AND status = 'superseded' "
+            "EXPLAIN QUERY PLAN SELECT device_id FROM credential WHERE login_key = ? AND ended = 1 "
             "ORDER BY generation DESC LIMIT 8",
             (key,),
         )

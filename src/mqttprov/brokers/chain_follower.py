@@ -202,7 +202,7 @@ class ChainFollower:
             return None
         # A device that completes its transfer may have logged in with its new credentials before we meet the event.
         below = body.generation if event.kind == EventKind.TRANSFER_COMPLETED and body is not None else None
-        return f"kick {event.device_id} {below or 0}"
+        return f"kick {event.device_id} 0 {below or 0}"
 
     async def _publish(self, link: GateLink, events: list[ChainedEvent]) -> None:
         """Publish events, of which the broker must take one of each kind before the next of that kind follows.
@@ -263,7 +263,7 @@ class ChainFollower:
             del self._calls[seq]
         while True:
             try:
-                await (await self._gate.up()).execute(f"kick {device_id} 0")
+                await (await self._gate.up()).execute(f"kick {device_id} 0 0")
                 break
             except LinkLost:
                 continue

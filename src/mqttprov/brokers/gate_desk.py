@@ -20,7 +20,7 @@ from mqttprov.store.protocol import StoreUnavailable
 INTERNAL: Final = "_prov/"
 # Requests and the like go to one responder each, whichever the broker chooses.
 SHARED_FILTERS: Final = tuple(
-    f"$share/prov/{INTERNAL}{kind}/+" for kind in ("request", "login", "refused", "ask", "listens")
+    f"$share/prov/{INTERNAL}{kind}/+" for kind in ("request", "first", "seen", "refused", "ask", "listens")
 )
 _MAX_TOPIC_BYTES: Final = 400  # of an answer to a device: the gate reads lines of 511
 _LATE_CALL: Final = 0  # number of a call whose audit event is long past; those have their event's place
@@ -48,7 +48,8 @@ class GateDesk:
         self._pending: set[str] = set()  # handles whose request is being decided
         self._handlers: dict[str, Callable[[GateLink, Publish, str], None]] = {
             "request": self._on_request,
-            "login": self._on_login,
+            "first": self._on_first_login,
+            "seen": self._on_seen,
             "refused": self._on_refused,
             "ask": self._on_ask,
             "listens": self._on_listens,
@@ -88,11 +89,11 @@ class GateDesk:
 
         self._responder.request(publish.payload, source, reply)
 
-    def _on_login(self, link: GateLink, publish: Publish, kind: str) -> None:
-        if kind != "first":
-            self._responder.seen(publish.payload.decode().split())
-            link.settle(publish.packet_id)
-            return
+    def _on_seen(self, link: GateLink, publish: Publish, _: str) -> None:
+        self._responder.seen(publish.payload.decode().split())
+        link.settle(publish.packet_id)
+
+    def _on_first_login(self, link: GateLink, publish: Publish, handle: str) -> None:
         device_id, number, name = publish.payload.decode().split(" ", 2)
         generation = int(number)
 
@@ -102,8 +103,8 @@ class GateDesk:
                 # Sessions of older generations end; of this one too, when its login may not stand.
                 below = generation if stands else generation + 1
                 if below > 1:
-                    self._tell(f"kick {device_id} {below}")
-                self._tell(f"recorded {device_id} {generation}")
+                    self._tell(f"kick {device_id} 0 {below}")
+                self._tell(f"recorded {handle} 0")
             link.settle(publish.packet_id)
 
         self._responder.first_login(Holder(name, device_id, generation), _property(publish, "source"), done)

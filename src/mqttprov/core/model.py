@@ -140,6 +140,11 @@ class Credential(msgspec.Struct):
     issued_ms: int = 0
     first_login_ms: int | None = None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is superseded."""
+        return self.status is CredentialStatus.SUPERSEDED
+
 
 class Transfer(msgspec.Struct, frozen=True, gc=False):
     """A device is offered to another owner; `code` is the keyed hash of the one-time claim code that completes it."""

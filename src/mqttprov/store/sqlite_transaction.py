@@ -51,7 +51,7 @@ _TABLES: Final = {
     "claim, factory_key, last_seen_ms",
     "registration": "device_id, token_id, at_ms",
     "factory_certificate": "device_id, certificate",
-    "credential": "device_id, generation, type, status, login_key, verifier, proof, username, client_id, certificate, "
+    "credential": "device_id, generation, type, ended, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
     "audit_event": "seq, at_ms, kind, device_id, body, hash",
 }
@@ -152,12 +152,11 @@ class SqliteTransaction:
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
         certificates = [(e.device.id, e.certificate) for e in effects if isinstance(e, CreateDevice) and e.certificate]
         _insert(self._connection, "factory_certificate", certificates)
-        self._update_devices([self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created])
+        moved = [self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created]
+        self._change("update_devices", [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in moved])
         # Ended and activated generations first: a new one may take over a login key that is free only then.
-        self._update_credentials(
-            [(*place, "superseded", activated.get(place)) for place in ended if place not in issued]
-            + [(*place, "active", at) for place, at in activated.items() if place not in issued and place not in ended]
-        )
+        self._change("activate_credentials", [(*place, at) for place, at in activated.items() if place not in issued])
+        self._change("end_credentials", [place for place in ended if place not in issued])
         _insert(self._connection, "credential", [_credential_row(c) for c in issued.values()])
         _insert(self._connection, "registration", registrations)
         self._use_tokens(registrations)
@@ -182,14 +181,9 @@ class SqliteTransaction:
             device.last_seen_ms,
         )
 
-    def _update_devices(self, rows: list[tuple[Any, ...]]) -> None:
+    def _change(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
-            changes = [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in rows]
-            self._connection.execute(STATEMENTS["update_devices"], (_json(changes),))
-
-    def _update_credentials(self, rows: list[tuple[Any, ...]]) -> None:
-        if rows:
-            self._connection.execute(STATEMENTS["update_credentials"], (_json(rows),))
+            self._connection.execute(STATEMENTS[statement], (_json(rows),))
 
     def _use_tokens(self, registrations: list[tuple[str, int, int]]) -> None:
         uses: dict[int, list[int]] = {}

@@ -18,21 +18,21 @@ FROM device WHERE fold IN (SELECT value FROM json_each(?));
 SELECT device_id, generation, type, login_key, proof, status, verifier, username, client_id, certificate, public_key,
        supplied, issued_ms, first_login_ms
 FROM credential
-WHERE device_id IN (SELECT value FROM json_each(?)) AND status <> 'superseded'
+WHERE device_id IN (SELECT value FROM json_each(?)) AND ended = 0
 ORDER BY device_id, generation;
 
 -- name: ended_credentials
 SELECT device_id, generation, type, login_key, proof, status, verifier, username, client_id, certificate, public_key,
        supplied, issued_ms, first_login_ms
 FROM credential
-WHERE device_id IN (SELECT value FROM json_each(?)) AND status = 'superseded';
+WHERE device_id IN (SELECT value FROM json_each(?)) AND ended = 1;
 
 -- name: registrations_of
 SELECT device_id, token_id FROM registration WHERE device_id IN (SELECT value FROM json_each(?));
 
 -- name: owners_of_logins
 SELECT login_key, device_id FROM credential
-WHERE login_key IN (SELECT value FROM json_each(?)) AND status <> 'superseded';
+WHERE login_key IN (SELECT value FROM json_each(?)) AND ended = 0;
 
 -- name: use_token
 UPDATE token SET used = used + :n, last_used_ms = :at_ms
@@ -63,10 +63,15 @@ UPDATE device SET owner = ?2, transferred_ms = coalesce(?3, transferred_ms),
                   transfer_to = NULL, transfer_code = NULL, transfer_expires_ms = NULL
 WHERE id = ?1;
 
--- name: update_credentials
-UPDATE credential SET status = j.status, first_login_ms = coalesce(j.first_login_ms, credential.first_login_ms)
-FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation, value ->> 2 AS status, value ->> 3 AS first_login_ms
-      FROM json_each(?)) AS j
+-- Two statements, because no index mentions what the first one changes, and first logins are many.
+-- name: activate_credentials
+UPDATE credential SET first_login_ms = j.at_ms
+FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation, value ->> 2 AS at_ms FROM json_each(?)) AS j
+WHERE credential.device_id = j.device_id AND credential.generation = j.generation;
+
+-- name: end_credentials
+UPDATE credential SET ended = 1
+FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation FROM json_each(?)) AS j
 WHERE credential.device_id = j.device_id AND credential.generation = j.generation;
 
 -- name: chain_head
@@ -148,14 +153,14 @@ SELECT c.device_id, c.generation, c.type, c.login_key, c.proof, c.status, c.veri
        p.id, p.name, p.strategy, p.credentials_type, p.reprovision, p.min_secret_chars, p.unicode_names,
        p.label_keys, p.publish_topics, p.subscribe_topics, p.rotate_on_first_use
 FROM credential AS c JOIN device AS d ON d.id = c.device_id JOIN profile AS p ON p.id = d.profile_id
-WHERE c.login_key IN (SELECT value FROM json_each(?)) AND c.status <> 'superseded';
+WHERE c.login_key IN (SELECT value FROM json_each(?)) AND c.ended = 0;
 
 -- The newest few for each login key: a device may have had one user name with very many passwords.
 -- name: superseded
 SELECT k.value, (
     SELECT json_group_array(json_array(d.name, d.id, c.generation, c.verifier))
     FROM (SELECT device_id, generation, verifier FROM credential
-          WHERE login_key = k.value AND status = 'superseded' ORDER BY generation DESC LIMIT 8) AS c
+          WHERE login_key = k.value AND ended = 1 ORDER BY generation DESC LIMIT 8) AS c
     JOIN device AS d ON d.id = c.device_id)
 FROM json_each(?) AS k;
 
@@ -169,7 +174,7 @@ SELECT name, role, created_ms FROM operator ORDER BY name;
 INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
 
 -- name: certificates
-SELECT certificate FROM credential WHERE certificate IS NOT NULL AND status <> 'superseded'
+SELECT certificate FROM credential WHERE certificate IS NOT NULL AND ended = 0
 UNION ALL SELECT authorities FROM profile WHERE authorities IS NOT NULL
 UNION ALL SELECT f.certificate FROM factory_certificate AS f JOIN device AS d ON d.id = f.device_id
 WHERE d.state <> 'decommissioned';
@@ -177,8 +182,8 @@ WHERE d.state <> 'decommissioned';
 -- Not those that came in by a chain: their authority is trusted, or they are not.
 -- name: knows_certificate
 SELECT EXISTS (SELECT 1 FROM credential
-               WHERE login_key = ?1 AND status <> 'superseded' AND certificate IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM credential WHERE login_key = ?1 AND status = 'superseded' AND type = 'X509_CERTIFICATE'
+               WHERE login_key = ?1 AND ended = 0 AND certificate IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM credential WHERE login_key = ?1 AND ended = 1 AND type = 'X509_CERTIFICATE'
                AND certificate IS NOT NULL);
 
 -- name: factory_certificate
@@ -186,7 +191,7 @@ SELECT certificate FROM factory_certificate WHERE device_id = ?;
 
 -- name: ended_certificates
 SELECT login_key FROM credential
-WHERE login_key IN (SELECT value FROM json_each(?)) AND status = 'superseded' AND type = 'X509_CERTIFICATE';
+WHERE login_key IN (SELECT value FROM json_each(?)) AND ended = 1 AND type = 'X509_CERTIFICATE';
 
 -- The token that every profile is born with is the one named `default`; tokens are never renamed.
 -- name: factory_devices
@@ -209,7 +214,7 @@ WHERE p.strategy = 'certificate-chain' AND p.authorities IS NOT NULL ORDER BY p.
 -- name: issued_certificates
 SELECT c.certificate, c.status, d.state FROM credential AS c JOIN device AS d ON d.id = c.device_id
 WHERE c.certificate IS NOT NULL AND c.supplied = 0 AND c.issued_ms >= ?1
-  AND (c.status = 'superseded' OR d.state IN ('suspended', 'decommissioned')) = ?2;
+  AND (c.ended = 1 OR d.state IN ('suspended', 'decommissioned')) = ?2;
 
 -- name: authorities
 SELECT certificate, state FROM authority ORDER BY id;
@@ -219,7 +224,7 @@ INSERT INTO authority (certificate, state) VALUES (?, ?)
 ON CONFLICT (certificate) DO UPDATE SET state = excluded.state;
 
 -- name: certificates_of
-SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND status <> 'superseded';
+SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND ended = 0;
 
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,

@@ -157,7 +157,7 @@ class Fuzzer:
             client.send(encode(Disconnect(), version))
         await asyncio.sleep(rng.random() * 0.05)
         client.abort()
-        for forbidden in (CANARY, b"_prov/request/", b"_prov/login", b"$CONTROL"):
+        for forbidden in (CANARY, b"_prov/request/", b"_prov/first", b"$CONTROL"):
             if forbidden in client.raw:
                 self.strays.append(bytes(client.raw))
 
@@ -208,7 +208,7 @@ class Fuzzer:
             with contextlib.suppress(TimeoutError, ConnectionError, SessionStateError):
                 await client.connack()
                 await client.subscribe("$share/prov/_prov/#")
-                client.publish_nowait(CONTROL_TOPIC, b"hello", 1)
+                client.publish_nowait(CONTROL_TOPIC, b"hello - 0", 1)
                 until_s = asyncio.get_running_loop().time() + rng.uniform(0.5, 2.5)
                 while not stopped() and not client.gone and asyncio.get_running_loop().time() < until_s:
                     self._answer(client)

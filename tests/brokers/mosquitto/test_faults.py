@@ -118,6 +118,17 @@ async def test_a_request_waits_for_a_responder(beside: Beside) -> None:
         assert session.messages() == []
 
 
+async def test_nobody_waits_for_a_responder_that_does_not_come(beside: Beside) -> None:
+    """After some seconds without one a gateway is told when to come back, and each further one at once (P10)."""
+    await beside.fall_silent()
+    session = await beside.session()
+    for _ in range(2):
+        refused = await ask(session, beside.payload("gw-1"))
+        assert (refused["status"], refused["retryAfter"]) == ("FAILURE", 5)
+    await beside.respond()
+    assert (await ask(session, beside.payload("gw-1")))["status"] == "SUCCESS"
+
+
 async def test_the_next_responder_takes_over_what_one_did_alone(beside: Beside) -> None:
     """The one that ended sessions and published events is killed: a command waits for the other to do so (P7)."""
     token = (await beside.provision("gw-1"))["credentialsValue"]
