@@ -177,6 +177,20 @@ def test_a_device_that_comes_with_an_older_generation_is_to_be_told(world: World
     assert _principal(world, second).rotation_due is False
 
 
+def test_a_device_that_brings_what_it_has_is_not_told_to_rotate_for_ever(world: World) -> None:
+    """It gets its own credentials again, with which the wish is over: it would bring them at every call."""
+    request = world.request(token="its-own-token-of-20")
+    first = world.grant(request)
+    world.connect(first)
+    leaked = world.grant(world.request())
+    rotate(world.facts, world.device(), BY)
+    assert _principal(world, first).rotation_due is True
+    assert world.grant(request).value == first.value
+    assert not world.device().rotation_due
+    assert _principal(world, first).rotation_due is False
+    assert world.login(world.attempt(leaked)).principal is None
+
+
 def _principal(world: World, granted: Granted) -> Any:
     return world.login(world.attempt(granted)).principal
 

@@ -253,6 +253,9 @@ class Model:
             device.owner, device.offer = token.owner, None
             device.transferred = device.transferred or transferring
         if same is not None:
+            if device.rotation_due:
+                device.rotate_from = 0
+                device.end([g for g in device.live if g is not same and g.status == "issued"])
             return Answer("repeated", device, same)
         event = "transfer-completed" if transferring else "reprovisioned" if device.generations else "provisioned"
         if transferring:

@@ -105,11 +105,11 @@ class ReleaseName(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestRotation(msgspec.Struct, frozen=True, gc=False):
-    """An operator wants a newer generation than this one, which is the newest."""
+    """An operator wants a newer generation than this one, which is the newest; None: the wish is over."""
 
     device_id: str
     fold: str
-    generation: int
+    generation: int | None
 
 
 class SetTransfer(msgspec.Struct, frozen=True, gc=False):

@@ -45,6 +45,7 @@ from mqttprov.core.facts import (
     Facts,
     IssueCredential,
     ProvisionDevice,
+    RequestRotation,
     SupersedeCredentials,
 )
 from mqttprov.core.lifecycle import LifecycleEvent, transition
@@ -266,6 +267,7 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
     for held in live:
         if same_secret(held, credential):
             # The device supplied what it already holds: nothing new to tell, and no second credential to keep.
+            effects += _end_rotation(known, held)
             return _answer(case, EventKind.REPEATED, held, secret, device, effects)
     # Its own older generation may have the same login with another password: both work until the new one logs in.
     if case.facts.logins.get(credential.login_key, device.id) != device.id:
@@ -281,6 +283,19 @@ def _issue(case: _Case, known: DeviceFacts, proof: str) -> Decision:
         effects.append(SupersedeCredentials(device.id, device.fold, tuple(unused[:excess])))
     kind = EventKind.REPROVISIONED if known.last_generation else EventKind.PROVISIONED
     return _answer(case, kind, credential, secret, device, effects)
+
+
+def _end_rotation(known: DeviceFacts, held: Credential) -> list[Effect]:
+    """End an operator's wish for a newer generation: the device would bring the same one at every call to rotate.
+
+    What was issued besides and never used ends, too: it may be what leaked.
+    """
+    if not known.rotation_due:
+        return []
+    device, live = known.device, known.credentials
+    unused = tuple(c.generation for c in live if c is not held and c.status is CredentialStatus.ISSUED)
+    over = RequestRotation(device.id, device.fold, None)
+    return [over, SupersedeCredentials(device.id, device.fold, unused)] if unused else [over]
 
 
 def _answer(
