@@ -10,6 +10,8 @@ from typing import Self
 
 import msgspec
 
+Buckets = dict[int, int]  # bucket -> count, as JSON keeps it
+
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_us: int
