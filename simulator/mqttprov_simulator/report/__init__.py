@@ -1,1 +1,1 @@
-"""What is made of a run when it is over: its result file, the verdict, the page, the comparison. No sockets, no clock."""
+"""What is made of a run when it is over: result file, verdict, page, comparison. No sockets, no clock."""
