@@ -111,3 +111,4 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     environment: Environment
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
