@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -24,7 +24,7 @@ from mqttprov_simulator.running.environment import Host, environment, host
 from mqttprov_simulator.running.gathering import Gathering, counted, merged
 from mqttprov_simulator.running.interventions import Interventions, timed_marks
 from mqttprov_simulator.running.processes import ProcessWatch
-from mqttprov_simulator.running.values import Assignment, Broken, Failure, FromWorker, Moment, Promise, Ready, Recording
+from mqttprov_simulator.running.values import Assignment, Failure, FromWorker, Moment, Promise, Ready, Recording
 from mqttprov_simulator.scenario.drawing import plan_digest
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.actions import perform
@@ -36,7 +36,7 @@ _CLOSING_S: Final = 120.0  # beyond the scenario's own time-out: probes and the 
 _LEAD_S: Final = 0.25  # until the word that the run begins has come to all workers
 _TICK_S: Final = 0.25
 _SAMPLE_S: Final = 1.0
-_PROMISES: Final = len(Promise.__args__)  # type: ignore[attr-defined]  # of a Literal; typing.get_args says the same
+_PROMISES: Final = len(get_args(Promise))
 
 Watch = Callable[[Progress], None]
 
@@ -177,13 +177,10 @@ class _Run:
             self._sample(now_s)
             self._gathered.broken.extend(self._store.look(now_s))
         if self._watch is not None:
-            broken = {one.promise for one in self._gathered.broken}
+            held = _PROMISES - len({one.promise for one in self._gathered.broken})
             cores = self._samples[-1].cores if self._samples else {}
-            self._watch(
-                self._gathered.progress(
-                    max(now_s, 0.0), cpu_cores=cores, faults=self._interventions.going_on(), held=_PROMISES - len(broken)
-                )
-            )
+            faults = self._interventions.going_on()
+            self._watch(self._gathered.progress(max(now_s, 0.0), cpu_cores=cores, faults=faults, held=held))
 
     def _sample(self, now_s: float) -> None:
         """Read CPU times. Those of workers are what they told, as of then; they may be on other machines."""

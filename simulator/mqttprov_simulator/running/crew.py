@@ -103,7 +103,7 @@ class _Process:
     def __init__(self, command: list[str], assignment: Assignment, tell: Tell) -> None:
         self._worker: Final = assignment.worker
         self._tell: Final = tell
-        self._errors: Final[IO[bytes]] = tempfile.TemporaryFile()
+        self._errors: Final[IO[bytes]] = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
         self._process: Final = subprocess.Popen(  # noqa: S603 - our own program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
         )

@@ -89,7 +89,13 @@ def environment(here: Host, settings: dict[str, str]) -> Environment:
 
 
 def examine(
-    here: Host, gateways: int, *, workers: int = 1, target: str = "embedded", at_once: int = 0, nodelay: str | None = None
+    here: Host,
+    gateways: int,
+    *,
+    workers: int = 1,
+    target: str = "embedded",
+    at_once: int = 0,
+    nodelay: str | None = None,
 ) -> list[Finding]:
     """Say how well a fleet fits here. `target`: embedded, mosquitto or a URL. `at_once`: the most gateways that arrive
     within a tenth of a second. `nodelay`: what is known of the broker's TCP_NODELAY."""
