@@ -33,13 +33,14 @@ class Sample(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One promise: held, broken or not checked. `looked_at`: how many gateways, credentials or events were looked at.
 
-    `why_not`: why it was not checked.
+    `why_not`: why it was not checked. `broken`: the first of them, of `in_all`.
     """
 
     promise: Promise
     state: Literal["held", "broken", "not checked"]
     looked_at: int = 0
     broken: tuple[Broken, ...] = ()
+    in_all: int = 0
     why_not: str | None = None
 
 
