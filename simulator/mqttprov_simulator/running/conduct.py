@@ -16,7 +16,7 @@ import msgspec
 from mqttprov_simulator.checks.ledger import Ledger
 from mqttprov_simulator.checks.store import StoreWatch
 from mqttprov_simulator.host import tcp_counters
-from mqttprov_simulator.report.result import Check, RunResult, Sample, Verdict
+from mqttprov_simulator.report.result import RunResult, Sample, Verdict
 from mqttprov_simulator.report.verdict import verdict
 from mqttprov_simulator.results import Progress
 from mqttprov_simulator.running.crew import Crew
@@ -27,7 +27,6 @@ from mqttprov_simulator.running.processes import ProcessWatch
 from mqttprov_simulator.running.values import Assignment, Failure, FromWorker, Moment, Promise, Ready, Recording
 from mqttprov_simulator.scenario.drawing import plan_digest
 from mqttprov_simulator.scenario.model import Scenario
-from mqttprov_simulator.targets.actions import perform
 from mqttprov_simulator.targets.target import Target
 
 _READY_TIMEOUT_S: Final = 300.0
@@ -77,10 +76,8 @@ class _Run:
         self._said: Final[queue.SimpleQueue[FromWorker]] = queue.SimpleQueue()
         self._gathered: Final = Gathering(scenario, workers)
         self._ledger: Final = Ledger(scenario)
-        self._store: Final = StoreWatch(target.state, scenario)
-        self._interventions: Final = Interventions(
-            scenario, target, lambda action, over: perform(action, scenario, target, over)
-        )
+        self._store: Final = None if target.state is None else StoreWatch(target.state, target.tokens)
+        self._interventions: Final = Interventions(scenario, target)
         self._processes: Final = ProcessWatch()
         self._samples: Final[list[Sample]] = []
         self._errors: Final[list[str]] = []
@@ -93,7 +90,6 @@ class _Run:
     def run(self, command: str, warnings: tuple[str, ...]) -> RunResult:
         here = host()
         with ExitStack() as undo:
-            undo.callback(self._store.end)
             undo.callback(self._crew.end)
             self._crew.start([self._assignment(worker) for worker in range(self._workers)], self._said.put)
             self._await_ready()
@@ -164,7 +160,7 @@ class _Run:
     def _take(self, said: FromWorker | None) -> None:
         if isinstance(said, Moment):
             self._gathered.take(said)
-            self._gathered.broken.extend(self._ledger.take(said))
+            self._gathered.broken.update(one.promise for one in self._ledger.take(said))
         elif isinstance(said, Recording):
             self._gathered.end(said)
             self._errors.extend(said.errors)
@@ -175,9 +171,12 @@ class _Run:
         if now_s >= self._next_sample_s:
             self._next_sample_s = now_s + _SAMPLE_S
             self._sample(now_s)
-            self._gathered.broken.extend(self._store.look(now_s))
+            if self._store is not None:
+                found = self._store.look(now_s)
+                self._ledger.note(found)
+                self._gathered.broken.update(one.promise for one in found)
         if self._watch is not None:
-            held = _PROMISES - len({one.promise for one in self._gathered.broken})
+            held = _PROMISES - len(self._gathered.broken)
             cores = self._samples[-1].cores if self._samples else {}
             faults = self._interventions.going_on()
             self._watch(self._gathered.progress(max(now_s, 0.0), cpu_cores=cores, faults=faults, held=held))
@@ -199,7 +198,8 @@ class _Run:
     def _result(self, here: Host, command: str, warnings: tuple[str, ...], counters: dict[str, int]) -> RunResult:
         scenario, target, gathered = self._scenario, self._target, self._gathered
         recordings = list(gathered.recordings.values())
-        checks = self._checks(recordings)
+        duration_s = max(recording.ended_at_s for recording in recordings)
+        of_store = [] if self._store is None else self._store.close(self._ledger.devices, duration_s)
         standings = [standing for recording in recordings for standing in recording.standings]
         if self._stopped_at_s is not None:
             self._errors.append(f"it was ended early, {self._stopped_at_s:.1f} s after its start")
@@ -211,7 +211,7 @@ class _Run:
             target=target.name,
             command=command,
             began_at=datetime.fromtimestamp(self._starts_at, UTC).isoformat(timespec="seconds"),
-            duration_s=max(recording.ended_at_s for recording in recordings),
+            duration_s=duration_s,
             workers=self._workers,
             gateways=scenario.gateways,
             expected=scenario.expected,
@@ -228,13 +228,10 @@ class _Run:
             cpu_s={**self._processes.cpu_s(), **{f"swarm-{one.worker}": one.cpu_s for one in recordings}},
             rss_bytes={**self._processes.rss_bytes(), **{f"swarm-{one.worker}": one.rss_bytes for one in recordings}},
             tcp_counters=counters,
-            checks=tuple(checks),
+            checks=tuple(self._ledger.close(recordings, of_store)),
             verdict=Verdict(state="passed"),
             environment=environment(here, target.about),
             errors=(*self._errors, *self._interventions.errors(), *([trouble] if trouble else [])),
             warnings=warnings,
         )
         return msgspec.structs.replace(result, verdict=verdict(result, scenario))
-
-    def _checks(self, recordings: list[Recording]) -> list[Check]:
-        return []

@@ -6,7 +6,7 @@ from typing import Final
 
 from mqttprov_simulator.histogram import Buckets, Histogram
 from mqttprov_simulator.results import Progress
-from mqttprov_simulator.running.values import Broken, Moment, Recording, Second
+from mqttprov_simulator.running.values import Moment, Recording, Second
 from mqttprov_simulator.scenario.model import Scenario
 
 _RECENT_S: Final = 5
@@ -19,7 +19,7 @@ class Gathering:
     def __init__(self, scenario: Scenario, workers: int) -> None:
         self.gateways: Final = scenario.gateways
         self.expected: Final = scenario.expected
-        self.broken: Final[list[Broken]] = []
+        self.broken: Final[Counter[str]] = Counter()  # how often each promise was seen broken
         self.recordings: Final[dict[int, Recording]] = {}
         self.cpu: Final = dict.fromkeys(range(workers), (0.0, 0.0))  # when it was read, and what it was
         self.all_online_at_s: float | None = None
@@ -47,7 +47,6 @@ class Gathering:
         self._running[worker] = moment.second
         self._online[worker], self._registered[worker] = moment.online, moment.registered
         self.cpu[worker] = (moment.at_s, moment.cpu_s)
-        self.broken.extend(moment.broken)
         if self.all_online_at_s is None and self.registered >= self.expected > 0:
             self.all_online_at_s = moment.at_s
 
@@ -90,7 +89,6 @@ class Gathering:
         strikes: Counter[str] = Counter()
         for second in recent:
             strikes.update(second.strikes)
-        broken = Counter(one.promise for one in self.broken)
         return Progress(
             elapsed_s=now_s,
             gateways=self.gateways,
@@ -105,7 +103,7 @@ class Gathering:
             late=sum(second.due - second.started for second in [*self._closed.values(), *self._running.values()]),
             faults=(*faults, *(f"{name} {count}" for name, count in sorted(strikes.items()))),
             held=held,
-            broken={str(promise): count for promise, count in broken.items()},
+            broken=dict(self.broken),
         )
 
     def _close(self, worker: int, second: Second) -> None:

@@ -10,20 +10,18 @@ from typing import Final
 
 from mqttprov_simulator.report.result import Mark
 from mqttprov_simulator.scenario.model import Action, Scenario, TargetFault
+from mqttprov_simulator.targets.actions import act
 from mqttprov_simulator.targets.target import Target, TargetError
 
 _JOIN_TIMEOUT_S: Final = 60.0
 
-Perform = Callable[[Action, threading.Event], None]
-
 
 class Interventions:
-    """The target's faults and the operator's actions of one run. `perform` does an action and returns when it is done,
-    or early when the event is set."""
+    """The target's faults and the operator's actions of one run."""
 
-    def __init__(self, scenario: Scenario, target: Target, perform: Perform) -> None:
+    def __init__(self, scenario: Scenario, target: Target) -> None:
+        self._scenario: Final = scenario
         self._target: Final = target
-        self._perform: Final = perform
         self._starts_at = 0.0
         self._over: Final = threading.Event()
         self._lock: Final = threading.Lock()
@@ -79,7 +77,7 @@ class Interventions:
     def _fault(self, fault: TargetFault) -> None:
         self._at(fault.at_s, fault.name or fault.kind, fault.kind, lambda: self._strike_and_heal(fault))
 
-    def _strike_and_heal(self, fault: TargetFault) -> None:
+    def _strike_and_heal(self, fault: TargetFault) -> str:
         self._target.strike(fault)
         try:
             self._over.wait(fault.for_s)
@@ -87,26 +85,33 @@ class Interventions:
             self._target.heal(fault)
             with self._lock:
                 self._healed_at_s = max(self._healed_at_s, self._now_s())
+        return ""
 
     def _action(self, action: Action) -> None:
-        self._at(action.at_s, action.name or action.kind, action.kind, lambda: self._perform(action, self._over))
+        self._at(action.at_s, action.name or action.kind, action.kind, lambda: self._act(action))
 
-    def _at(self, at_s: float, name: str, kind: str, do: Callable[[], None]) -> None:
+    def _act(self, action: Action) -> str:
+        done = act(action, self._scenario, self._target, began=self._starts_at, stopping=self._over)
+        not_done = "".join(f"; not {several}: {why}" for why, several in done.not_done.items())
+        return f"{done.devices} devices{not_done}"
+
+    def _at(self, at_s: float, name: str, kind: str, do: Callable[[], str]) -> None:
         """Do something at its time, unless the run is over before."""
         if self._over.wait(max(0.0, self._starts_at + at_s - time.time())):
             return
         began_s = self._now_s()
         with self._lock:
             self._going_on.append(name)
+        came_of_it = ""
         try:
-            do()
+            came_of_it = do()
         except TargetError as error:
             self._fail(f"{name} at {at_s:g} s: {error}")
         except Exception as error:  # noqa: BLE001 - a thread's error would vanish; it is told with the result
             self._fail(f"{name} at {at_s:g} s: {type(error).__name__}: {error}")
         with self._lock:
             self._going_on.remove(name)
-            self._marks.append(Mark(began_s, self._now_s(), name, kind))
+            self._marks.append(Mark(began_s, self._now_s(), name, kind, came_of_it))
 
     def _fail(self, text: str) -> None:
         with self._lock:
