@@ -1,7 +1,7 @@
 """A worker that carries no gateways: it says what a real one would, or what none should, as its first argument tells.
 
-`well`: ends after a few moments. `until-stopped`: ends when asked. `dies`, `fails`, `babbles`, `silent`, `deaf`: ways of
-not doing it.
+`well`: ends after a few moments. `breaks`: saw a promise broken. `until-stopped`: ends when asked. `dies`, `fails`,
+`babbles`, `silent`, `deaf`: ways of not doing it.
 """
 
 import os
@@ -82,8 +82,9 @@ def play(orders: Assignment, mode: str, stopped: list[int]) -> None:
         at_s += _MOMENT_S
     standings = [
         Standing(
-            name, name, "fleet", "online" if place < online else "new", place < online,
-            (f"{orders.worker}-{place + 1:012}",) if place < online else (), None, 0.1 if place < online else None, None,
+            gateway=name, device=name, group="fleet", state="online" if place < online else "new",
+            registered=place < online, fingerprints=(f"{orders.worker}-{place + 1:012}",) if place < online else (),
+            stored=None, online_at_s=0.1 if place < online else None, refused=None,
         )
         for place, name in enumerate(names)
     ]  # fmt: skip

@@ -210,7 +210,7 @@ class _Run:
             plan_digest=plan_digest(scenario),
             target=target.name,
             command=command,
-            began_at=datetime.fromtimestamp(self._starts_at, UTC).isoformat(timespec="seconds"),
+            began_at=datetime.fromtimestamp(self._starts_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             duration_s=duration_s,
             workers=self._workers,
             gateways=scenario.gateways,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from mqttprov.cli import swarm_plans, swarm_reports, values
+from mqttprov.cli import values
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_json, say
 from mqttprov.cli.request import FROM_FILE_HELP, KeyOption
@@ -41,21 +41,31 @@ def _swarm() -> None:
 ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A shipped scenario's name, or a TOML file.")]
 TargetOption = Annotated[
     str,
-    typer.Option(
-        metavar="T", help="'embedded' or 'mosquitto', which are started for the run, or mqtt(s)://HOST:PORT."
-    ),
+    typer.Option(metavar="T", help="'embedded' or 'mosquitto', which are started for the run, or mqtt(s)://HOST:PORT."),
 ]
 GatewaysOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, max=1_000_000, help="How many in all; groups and rates scale along.", show_default="as the scenario says"),
-]  # fmt: skip
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1_000_000,
+        help="How many in all; groups and rates scale along.",
+        show_default="as the scenario says",
+    ),
+]
 SeedOption = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="For all that chance decides.", show_default="the scenario's")
 ]
 ProcessesOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, max=1_000, help="Processes that carry the gateways.", show_default="as many as the fleet needs"),
-]  # fmt: skip
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1_000,
+        help="Processes that carry the gateways.",
+        show_default="as many as the fleet needs",
+    ),
+]
 ClusterOption = Annotated[
     str | None, typer.Option(metavar="URL", help="Scheduler of a Dask cluster that carries the gateways.")
 ]
@@ -103,7 +113,7 @@ def run(
     if json:
         emit_json(msgspec.to_builtins(result, str_keys=True))
     else:
-        from mqttprov_simulator.live import print_result  # noqa: PLC0415 - the same
+        from mqttprov_simulator.report.summary import print_result  # noqa: PLC0415 - the same
 
         print_result(result, progress_console())
     if stop.is_set():
