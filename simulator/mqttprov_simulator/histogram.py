@@ -5,7 +5,7 @@ low (reference/simulation.md section 6).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import msgspec
@@ -74,6 +74,20 @@ class Histogram:
             whole.count += part.count
             whole.max_us = max(whole.max_us, part.max_us)
         return whole
+
+    @property
+    def buckets(self) -> Buckets:
+        """The count of each bucket in use, as results keep it."""
+        return dict(self._buckets)
+
+    @classmethod
+    def of(cls, buckets: Mapping[int, int]) -> Self:
+        """Make one of such counts; its largest value is that of the highest bucket."""
+        histogram = cls()
+        histogram._buckets = dict(buckets)
+        histogram.count = sum(buckets.values())
+        histogram.max_us = max(map(_highest_of, buckets), default=0)
+        return histogram
 
     def to_json(self) -> bytes:
         """Write it down: the largest value and the count of each bucket in use."""

@@ -32,3 +32,7 @@ class Target(Protocol):
     def heal(self, fault: TargetFault) -> None:
         """End it, and wait until the target takes logins again (30 s at most). Raises TargetError if it does not."""
         ...
+
+    def trouble(self) -> str | None:
+        """Say what is wrong if something of it ended by itself, with its last words; None when all is well."""
+        ...
