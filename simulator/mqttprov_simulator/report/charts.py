@@ -122,7 +122,7 @@ def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
     says = "No gateway was registered."
     if worst is not None:
         says = (
-            f"Overall {words.milliseconds(figures.latency_ms(result, 50))} and "
+            f"Overall p50 {words.milliseconds(figures.latency_ms(result, 50))}, p99 "
             f"{words.milliseconds(figures.latency_ms(result, 99))}; the worst p99 of a second was "
             f"{words.milliseconds(worst[0])}, at {worst[1]} s."
         )

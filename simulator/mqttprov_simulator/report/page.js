@@ -54,14 +54,14 @@
     return Array.from({ length: Math.floor(until / step) + 1 }, (_, n) => n * step);
   };
   const odds = (percent) => Math.log10(100 / (100 - percent));
-  const NINES = [0, 50, 90, 99, 99.9, 99.99, 99.999];
+  const NINES = [50, 90, 99, 99.9, 99.99, 99.999];
 
   const horizontal = (chart, width) => {
     const span = width - MARGIN.left - MARGIN.right;
     if (chart.over === "percentile") {
       const known = chart.x.filter((_, i) => chart.series.some((s) => s.values[i] !== null));
       const end = Math.max(odds(known[known.length - 1]), 1);
-      return { at: (p) => MARGIN.left + (odds(p) / end) * span, ticks: NINES.filter((p) => odds(p) <= end + 1e-9), label: (p) => (p ? `${p}%` : "0") };
+      return { at: (p) => MARGIN.left + (odds(p) / end) * span, ticks: NINES.filter((p) => odds(p) <= end + 1e-9), label: (p) => `${p}%` };
     }
     return { at: (s) => MARGIN.left + (s / run.end) * span, ticks: times(run.end, span), label: clock };
   };

@@ -74,9 +74,9 @@ def _broken(result: RunResult) -> Iterator[str]:
         if check.state == "broken":
             gateways = {gateway for broken in check.broken for gateway in broken.gateways}
             first = min(check.broken, key=lambda broken: broken.at_s, default=None)
-            seen = "" if first is None else f", first at {words.seconds(first.at_s)}: {first.seen}"
             promise = words.PROMISES[check.promise][0]
-            yield f"Broken promise: {promise[0].lower()}{promise[1:]} ({words.several(len(gateways), 'gateway')}{seen})."
+            seen = "" if first is None else f"; first at {words.seconds(first.at_s)}: {first.seen}"
+            yield f"Broken promise \u201c{promise}\u201d, with {words.several(len(gateways), 'gateway')}{seen}."
 
 
 def _misses(result: RunResult, scenario: Scenario) -> Iterator[Miss]:
