@@ -53,7 +53,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Side(msgspec.Struct, frozen=True):
-    """One figure of one side: its value, how many units there are to draw (0: too few), and the value of a draw."""
+    """One figure of one side: its value, how many units there are to draw (0: too few), and the value of a draw.
+
+    `same_draw`: units of both sides belong together and are drawn together.
+    """
 
     value: float | None
     units: int

@@ -22,7 +22,7 @@ _COSTS: Final = {
 def verdict(result: RunResult, scenario: Scenario) -> Verdict:
     """Judge a run; what its `verdict` says so far does not matter.
 
-    A broken promise, a missed threshold or an error fails it. Figures that are the generator's or the host's own make it
+    A broken promise, a missed threshold or an error fails it. Figures that are the generator's or the host's own are
     refused, and these reasons are there too when it failed.
     """
     misses = tuple(_misses(result, scenario))
