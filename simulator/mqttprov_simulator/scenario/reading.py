@@ -21,20 +21,25 @@ from mqttprov_simulator.scenario.positions import lines_of
 
 _SHIPPED: Final = resources.files("mqttprov_simulator.scenario") / "shipped"
 _MAX_FILE_BYTES: Final = 1_000_000
+_MAX_SHOWN_CHARS: Final = 100
 
 
 class ScenarioError(ValueError):
     """A scenario that cannot be run as it is written. `line`: from 1, None where it is no matter of one line.
 
-    The text names file, line and key, what is wrong and what to write instead, and shows the line.
+    The text, in one line, names file, line and key, what is wrong and what to write instead, and shows the file's line.
     """
 
     def __init__(self, where: str, problem: str, line: int | None = None, source: str | None = None) -> None:
         place = where if line is None else f"{where}, line {line}"
-        extract = "" if line is None or source is None else f"\n{line:>6} | {source.rstrip()}"
+        extract = "" if source is None or not source.strip() else f" | {_cut(source.strip())}"
         super().__init__(f"{place}: {problem}{extract}")
         self.line: Final = line
         self.problem: Final = problem
+
+
+def _cut(source: str) -> str:
+    return source if len(source) <= _MAX_SHOWN_CHARS else f"{source[: _MAX_SHOWN_CHARS - 3]}..."
 
 
 class _Wrong(Exception):  # noqa: N818 - it carries what was found up to where lines are known

@@ -23,7 +23,7 @@ def scaled(scenario: Scenario, gateways: int) -> Scenario:
     """Give the scenario with so many gateways, its groups in proportion, at least one in each.
 
     Rates and what tokens allow grow along; times stay. The sum is exact, unless clones would outnumber their originals
-    (a group of clones is then as large as those). Raises ValueError for fewer gateways than groups.
+    (a group of clones is then as large as those). Raises `ScenarioError` for fewer gateways than groups.
     """
     if gateways < len(scenario.groups):
         raise ValueError(

@@ -31,9 +31,8 @@ class TomlText:
     def _table(self, values: dict[str, Any], path: Path, header: tuple[str, ...]) -> None:
         later = []
         for key, value in values.items():
-            if (self._choose([isinstance(value, dict), False]) and value) or (
-                _tables(value) and self._choose([True, False])
-            ):
+            table = self._choose([isinstance(value, dict), False]) and value
+            if table or (_tables(value) and self._choose([True, False])):
                 later.append((key, value))
             elif isinstance(value, dict) and value and self._choose([False, True]):
                 self._dotted(key, value, path)
