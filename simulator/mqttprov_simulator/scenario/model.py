@@ -3,6 +3,7 @@
 Written as TOML (`reading`), drawn into single gateways and strikes by `drawing`. All durations in seconds.
 """
 
+from collections import Counter
 from typing import Annotated, Literal
 
 import msgspec
@@ -104,10 +105,12 @@ class Life(_Value, frozen=True):
 class Group(_Value, frozen=True):
     """Gateways of one kind. `names` is the prefix of their device names, a number from 1 follows.
 
-    `credentials` None: the server decides. `mqtt` is the version of the operational connection, `provision_mqtt` of
-    the provisioning one. `storage` "disk" keeps each credentials file on disk as a real gateway does. `stay`: remain
-    online; otherwise a registered gateway disconnects and is done. `expect` "refused": none of them may get in.
-    `clones_of`: each gateway uses the identity of the one with the same number in that group.
+    `credentials` None: the server decides. `mqtt` is the version of the operational connection; the provisioning one
+    is 3.1.1, as the vendor's. `storage` "disk" keeps each credentials file on disk as a real gateway does. `stay`: stay
+    online; otherwise a registered gateway disconnects and is done. `expect` "refused": none of them may get in;
+    "capped": each gets in or is refused by a reply, of all groups with this token exactly as many as it allows get in.
+    `clones_of`: each gateway uses the identity of the one with the same number in that group: its profile, token,
+    device name, credentials and keys.
     """
 
     name: Name
@@ -121,7 +124,7 @@ class Group(_Value, frozen=True):
     tls: bool = False
     storage: Literal["memory", "disk"] = "memory"
     stay: bool = True
-    expect: Literal["online", "refused"] = "online"
+    expect: Literal["online", "refused", "capped"] = "online"
     clones_of: Name | None = None
     life: Life = Life()
 
@@ -133,8 +136,9 @@ class GatewayFault(_Value, frozen=True):
     """Something that happens to gateways.
 
     By chance: with `probability` at each occasion (each time that the gateway comes to the point where the kind can
-    strike), at most `times` per gateway. By time: at `at_s`, to `share` of the gateways of `groups`, each within
-    `spread_s`. Exactly one of `probability` and `at_s` is given. `groups` empty: all.
+    strike), at most `times` per gateway. By time: at `at_s`, to `share` of the gateways of `groups` (each one with this
+    chance), each within `spread_s`; it then strikes once, at the gateway's next occasion, "power-loss" at once.
+    Exactly one of `probability` and `at_s` is given. `groups` empty: all.
     `for_s` is how long it lasts where it lasts. What `kind` means, with its occasion, is in KINDS.
     """
 
@@ -173,8 +177,9 @@ class TargetFault(_Value, frozen=True):
 class Action(_Value, frozen=True):
     """Something that an operator does at `at_s`, beside the running server, as with the command line.
 
-    `rotate-devices`, `suspend-devices`, `resume-devices`: of `share` of the devices of `groups` (empty: all), evenly
-    over `for_s`. `revoke-token`: the token `token`, with `cascade` suspending what it registered.
+    `rotate-devices`, `suspend-devices`, `resume-devices`: of `share` of the devices of `groups` (empty: all; each one
+    with this chance), evenly over `for_s`. `revoke-token`: the token `token` of `profile`, with `cascade` suspending
+    what it registered. `drawing.acts` says which gateway is met when.
     """
 
     kind: Literal["rotate-devices", "suspend-devices", "resume-devices", "revoke-token"]
@@ -182,6 +187,7 @@ class Action(_Value, frozen=True):
     for_s: Seconds = 0.0
     groups: tuple[Name, ...] = ()
     share: Share = 1.0
+    profile: Name = "default"
     token: Name | None = None
     cascade: bool = False
     name: Name | None = None
@@ -250,6 +256,18 @@ class Scenario(_Value, frozen=True):
     def gateways(self) -> int:
         """How many there are in all groups."""
         return sum(group.gateways for group in self.groups)
+
+    @property
+    def expected(self) -> int:
+        """How many are to get in: all that are not to be refused, of those behind a capped token its maximum."""
+        most = {(token.profile, token.name): token.max_registrations for token in self.tokens}
+        online, capped = 0, Counter[tuple[str, str]]()
+        for group in self.groups:
+            if group.expect == "online":
+                online += group.gateways
+            elif group.expect == "capped":
+                capped[group.profile, group.token] += group.gateways
+        return online + sum(min(count, most.get(token) or count) for token, count in capped.items())
 
 
 # kind -> (when it can strike, what it does). The reference page and the errors are made from it.
