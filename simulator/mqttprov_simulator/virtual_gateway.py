@@ -175,6 +175,10 @@ class VirtualGateway:
         """Whether it is connected with the stored credentials."""
         return self._machine.state is State.ONLINE
 
+    def clock_skew_s(self) -> float:
+        """Give how wrong its clock is."""
+        return 0.0
+
     def start(self, planned_s: float, now_s: float) -> None:
         """Switch it on; its latency counts from `planned_s`."""
         self.planned_s, self.started_s = planned_s, now_s
@@ -299,21 +303,23 @@ class VirtualGateway:
         self._link = self._open(action)
 
     def _open(self, action: actions.Connect) -> Link:
-        spec = self.spec
-        route = spec.route
-        if action.use_client_certificate and spec.certified_route is not None:
-            route = spec.certified_route()
-        if spec.kind.own_topics:
-            return OwnTopicsLink(self, action, route, self.stored, session_id=f"swarm-{spec.number}")
-        return Link(self, action, route)
+        if self.spec.kind.own_topics:
+            session_id = f"swarm-{self.spec.number}"
+            return OwnTopicsLink(self, action, self._route_of(action), self.stored, session_id)
+        return Link(self, action, self._route_of(action))
+
+    def _route_of(self, action: actions.Connect) -> Route:
+        certified = self.spec.certified_route
+        return self.spec.route if certified is None or not action.use_client_certificate else certified()
 
     def _subscribe(self, action: actions.Subscribe, _now_s: float) -> None:
         if self._link is not None:
             self._link.subscribe(action)
 
-    def _publish(self, action: actions.Publish, _now_s: float) -> None:
+    def _publish(self, action: actions.Publish, _now_s: float) -> events.Event | None:
         if self._link is not None:
             self._link.publish(action)
+        return None
 
     def _disconnect(self, _action: actions.Disconnect, _now_s: float) -> None:
         self._close_link()
