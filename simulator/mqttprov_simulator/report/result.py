@@ -15,12 +15,16 @@ FORMAT: Final = 1
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Something that the plan did to the run at a time: a fault of the target, an action, a timed fault of gateways."""
+    """Something that the plan did to the run at a time: a fault of the target, an action, a timed fault of gateways.
+
+    `note`: what came of it, where that can be said.
+    """
 
     at_s: float
     until_s: float
     name: str
     kind: str
+    note: str = ""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -112,3 +116,4 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     environment: Environment
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

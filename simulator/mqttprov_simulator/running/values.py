@@ -40,7 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's part: of all gateways, in the order of `drawing`, those with number % workers == worker.
 
-    `tokens`: by (profile, token) as "profile/token". `starts_at`: the planned start, Unix time in seconds.
+    `tokens`: by (profile, token) as "profile/token". `starts_at`: the planned start, Unix time in seconds; 0: say
+    `Ready` once all is made that takes time, and wait for `Begin`, the second line on stdin.
     `operator`: name and password of an operator who may call RPCs, where a group's life needs it. `directory`: where
     credentials files and keys go, None: nothing is kept on disk.
     """
@@ -56,6 +57,12 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Assignment({self.scenario.name}, worker {self.worker} of {self.workers})"
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """When the run starts, Unix time in seconds: told to all workers once the last of them is ready."""
+
+    starts_at: float
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +120,12 @@ class Second(msgspec.Struct, kw_only=True):
     login: Buckets = msgspec.field(default_factory=dict)
     strikes: dict[str, int] = msgspec.field(default_factory=dict)
     states: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """A worker has made what takes time (its share of the plan, keys) and waits for `Begin`."""
+
+    worker: int
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, tag="moment"):
@@ -183,5 +196,5 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     text: str
 
 
-FromWorker = Moment | Recording | Failure
+FromWorker = Ready | Moment | Recording | Failure
 MOMENTS_PER_S: Final = 4
