@@ -66,7 +66,9 @@ class Look:
             self.complaints.append(str(parameters["args"]))
         elif method == "Log.entryAdded":
             self.complaints.append(str(parameters["entry"]))
-        elif method == "Network.requestWillBeSent" and not parameters.get("documentURL") == parameters["request"]["url"]:
+        elif (
+            method == "Network.requestWillBeSent" and not parameters.get("documentURL") == parameters["request"]["url"]
+        ):
             self.requests.append(parameters["request"]["url"])
 
 

@@ -149,7 +149,7 @@ class Ledger:
         ended = sum(action.kind in {"suspend-devices", "revoke-token"} for action in self._scenario.actions)
         nobody = "no gateway was told credentials"
         return {
-            "limit-exceeded": (len(self._most), "no token of the scenario has a maximum"),
+            "limit-exceeded": (sum(map(len, self._registered.values())), "no token of the scenario has a maximum"),
             "told-not-durable": (len(self._told_to), nobody),
             "reply-to-another": (self._replies, nobody),
             "shared-credential": (len(self._told_to), nobody),

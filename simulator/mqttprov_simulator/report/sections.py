@@ -20,7 +20,9 @@ _TICK: Final = '<path d="M6.5 12.5l3.8 3.8 7.4-8" fill="none" stroke="{0}" strok
 _CROSS: Final = '<path d="M8 8l8 8M16 8l-8 8" fill="none" stroke="{0}" stroke-width="2.4" stroke-linecap="round"/>'
 _MARK: Final = '<path d="M12 6.5v7M12 17v.4" fill="none" stroke="{0}" stroke-width="2.6" stroke-linecap="round"/>'
 _DASH: Final = '<path d="M8 12h8" fill="none" stroke="{0}" stroke-width="2.4" stroke-linecap="round"/>'
-_DISC: Final = '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="11" fill="currentColor"/>{0}</svg>'
+_DISC: Final = (
+    '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="11" fill="currentColor"/>{0}</svg>'
+)
 _RING: Final = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="10" fill="none" stroke="currentColor" '
     'stroke-width="1.6"/>{0}</svg>'
@@ -181,7 +183,8 @@ def tables(result: RunResult) -> str:
     kinds = [kind for kind in ("latency", "service", "login", "telemetry", "rpc", "lag") if result.histograms.get(kind)]
     percents = (50, 90, 99, 99.9, 100)
     rows = [
-        [kind, *(words.milliseconds(figures.latency_ms(result, percent, kind)) for percent in percents)] for kind in kinds
+        [kind, *(words.milliseconds(figures.latency_ms(result, percent, kind)) for percent in percents)]
+        for kind in kinds
     ]
     parts = [
         _table_card("Latency", ["", "p50", "p90", "p99", "p99.9", "max"], rows),
