@@ -205,7 +205,7 @@ class _Run:
             self._errors.append(f"it was ended early, {self._stopped_at_s:.1f} s after its start")
         trouble = target.trouble()
         result = RunResult(
-            scenario=msgspec.to_builtins(scenario),
+            scenario=msgspec.json.decode(msgspec.json.encode(scenario)),
             seed=scenario.seed,
             plan_digest=plan_digest(scenario),
             target=target.name,
