@@ -103,9 +103,7 @@ def _state(found: list[Broken]) -> Literal["held", "broken"]:
     return "broken" if found else "held"
 
 
-def _without_event(
-    database: sqlite3.Connection, devices: Mapping[str, ToldDevice], at_s: float
-) -> Iterator[Broken]:
+def _without_event(database: sqlite3.Connection, devices: Mapping[str, ToldDevice], at_s: float) -> Iterator[Broken]:
     """Find tellings and registrations that no event of the chain vouches for, and a chain that does not hold."""
     granted: dict[str, int] = {}
 
