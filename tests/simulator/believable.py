@@ -151,9 +151,7 @@ def _checks(broken: tuple[Broken, ...], gateways: int, *, unseen: bool) -> tuple
         if unseen and promise in {"limit-exceeded", "no-event"}:
             checks.append(Check(promise=promise, state="not checked", why_not="the store of this target is not ours"))
         else:
-            checks.append(
-                Check(promise=promise, state="broken" if own else "held", looked_at=gateways, broken=own)
-            )
+            checks.append(Check(promise=promise, state="broken" if own else "held", looked_at=gateways, broken=own))
     return tuple(checks)
 
 

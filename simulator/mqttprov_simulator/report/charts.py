@@ -1,4 +1,4 @@
-"""What the charts of a page show, as plain values: `page.js` draws them. Pure; no words about looks but colour names."""
+"""What the charts of a page show, as plain values: `page.js` draws them. Pure; of looks only the names of colours."""
 
 from typing import Final, Literal
 
@@ -118,7 +118,9 @@ def _rates(result: RunResult, length: int, steps: list[Second]) -> Chart:
 
 def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
     tails = [figures.percentile_ms(step.latency, 99) for step in steps]
-    worst = max(((value, step.at_s) for value, step in zip(tails, steps, strict=True) if value is not None), default=None)
+    worst = max(
+        ((value, step.at_s) for value, step in zip(tails, steps, strict=True) if value is not None), default=None
+    )
     says = "No gateway was registered."
     if worst is not None:
         says = (
