@@ -111,7 +111,7 @@ class Interventions:
             self._fail(f"{name} at {at_s:g} s: {type(error).__name__}: {error}")
         with self._lock:
             self._going_on.remove(name)
-            self._marks.append(Mark(began_s, self._now_s(), name, kind, came_of_it))
+            self._marks.append(Mark(round(began_s, 3), round(self._now_s(), 3), name, kind, came_of_it))
 
     def _fail(self, text: str) -> None:
         with self._lock:
