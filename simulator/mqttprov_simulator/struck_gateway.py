@@ -15,7 +15,7 @@ import msgspec
 from mqttprov.gateway import actions, events
 from mqttprov.gateway.machine import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.gateway.transitions import State
-from mqttprov_simulator.driver import Link
+from mqttprov_simulator.driver import Link, Route
 from mqttprov_simulator.links import LateLink
 from mqttprov_simulator.scenario.drawing import Chances
 from mqttprov_simulator.scenario.model import GatewayFault
@@ -203,6 +203,10 @@ class StruckGateway(VirtualGateway):
         if late is None:
             return super()._open(action)
         return LateLink(self, action, self._route_of(action), late.for_s)
+
+    def _route_of(self, action: actions.Connect) -> Route:
+        lonely = self.spec.lonely_route
+        return lonely if self._wrong_secret and lonely is not None else super()._route_of(action)
 
     def _note_state(self, action: actions.StateChanged, now_s: float) -> events.Event | None:
         event = super()._note_state(action, now_s)

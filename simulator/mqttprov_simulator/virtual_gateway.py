@@ -97,7 +97,8 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One gateway. `number`: its place in the swarm, from 0. `name`: for people; `device`: the device name.
 
     `request`: the provision request, byte for byte. `certified_route`: how to connect with its own certificate, None if
-    it has none. `folder`: its own one, where its kind keeps credentials on disk.
+    it has none. `lonely_route`: from an address that nobody else has, for one whose failures would lock others out.
+    `folder`: its own one, where its kind keeps credentials on disk.
     """
 
     number: int
@@ -108,6 +109,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     route: Route
     chance: ChanceStream
     certified_route: Callable[[], Route] | None = None
+    lonely_route: Route | None = None
     folder: Path | None = None
 
     def __repr__(self) -> str:

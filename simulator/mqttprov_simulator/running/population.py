@@ -15,7 +15,7 @@ from mqttprov_simulator.running.expected import expected_of
 from mqttprov_simulator.running.keys import OwnCertificate, own_certificate, server_context
 from mqttprov_simulator.running.promises import Holding
 from mqttprov_simulator.running.values import Assignment, Endpoint
-from mqttprov_simulator.scenario.drawing import Chances, DrawnGateway, gateways, machine_chance, timed_strikes
+from mqttprov_simulator.scenario.drawing import Chances, DrawnGateway, concerns, gateways, machine_chance, timed_strikes
 from mqttprov_simulator.scenario.model import GatewayFault, Group
 from mqttprov_simulator.struck_gateway import StrikeWatcher, StruckGateway
 from mqttprov_simulator.virtual_gateway import GatewaySpec, Kind, VirtualGateway
@@ -65,6 +65,13 @@ class Routes:
         """Give a way whose source nobody else has, so that refusals there lock nobody out."""
         source = f"127.0.250.{1 + number % 250}" if self._address.startswith("127.") else None
         return self._route(source, tls=tls, group="probes")
+
+    def lonely(self, number: int, *, tls: bool, group: str) -> Route | None:
+        """Give a way from an address of the gateway's own; None where there are none to choose from."""
+        if not self._address.startswith("127."):
+            return None
+        source = f"127.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+        return self._route(source, tls=tls, group=group)
 
     def operator(self) -> Route:
         """Give the way of an operator."""
@@ -155,8 +162,17 @@ class Population:
             route=self._routes.of(drawn.number, tls=group.tls, group=group.name),
             chance=machine_chance(self._scenario, drawn),
             certified_route=certified,
+            lonely_route=self._lonely_route(drawn),
             folder=folder,
         )
+
+    def _lonely_route(self, drawn: DrawnGateway) -> Route | None:
+        """A server locks out the address of who guesses: a wrong secret must not cost the neighbours their entry."""
+        group = drawn.group
+        for fault in self._scenario.faults:
+            if fault.kind == "wrong-secret" and concerns(fault.groups, group):
+                return self._routes.lonely(drawn.number, tls=group.tls, group=group.name)
+        return None
 
     def _kind(self, group: Group) -> Kind:
         kind = self._kinds.get(group.name)

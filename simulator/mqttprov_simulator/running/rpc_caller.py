@@ -1,6 +1,7 @@
 """An operator of the run: calls devices over a connection of its own and times their answers (two-way RPC)."""
 
 import asyncio
+import math
 from collections import Counter
 from itertools import count
 from time import monotonic
@@ -22,11 +23,10 @@ class RpcCaller:
     """One for a worker, with one connection; a `life.Caller` and a `driver.Owner`. A lost one is opened again.
 
     A call without an answer counts with the time-out in `latency`, and in `failed` by its reason; so does one that
-    cannot be made.
+    cannot be made. Calls that were due before `measured_from_s` (by the monotonic clock) are not in `latency`.
     """
 
-    def __init__(self, route: Route, login: tuple[str, str], worker: int, measured_from_s: float) -> None:
-        """`measured_from_s`: calls due before (by the monotonic clock) are not in `latency`."""
+    def __init__(self, route: Route, login: tuple[str, str], worker: int) -> None:
         self.latency: Final[Buckets] = {}
         self.failed: Final[Counter[str]] = Counter()
         self.ready: Final = asyncio.Event()  # connected for the first time
@@ -35,7 +35,7 @@ class RpcCaller:
             "operational", f"swarm-operator-{worker}", login[0], login[1], _KEEP_ALIVE_S, 5, False
         )
         self._worker: Final = worker
-        self._measured_from_s: Final = measured_from_s
+        self.measured_from_s = math.inf
         self._numbers: Final = count(1)
         self._waiting: dict[str, float] = {}  # call id -> when it was due; in the order of the calls
         self._is_connected = False
@@ -68,7 +68,7 @@ class RpcCaller:
         self._count(due_s, _ANSWER_TIMEOUT_S)
 
     def _count(self, due_s: float, took_s: float) -> None:
-        if due_s >= self._measured_from_s:
+        if due_s >= self.measured_from_s:
             count_in(self.latency, round(took_s * 1e6))
 
     # --- driver.Owner ---

@@ -23,8 +23,7 @@ class Watch:
     `missing`: gateways that are not where the scenario wants them: online (or done), or refused.
     """
 
-    def __init__(self, holdings: Sequence[Holding], start_s: float, warm_up_s: float) -> None:
-        """`start_s`: the planned start by the monotonic clock."""
+    def __init__(self, holdings: Sequence[Holding], warm_up_s: float) -> None:
         self.states: Counter[str] = Counter()
         self.promises: Final = Promises()
         self.seconds: Final = Seconds([holding.drawn.planned_s for holding in holdings], self.states)
@@ -41,8 +40,12 @@ class Watch:
         self.registered = 0
         self.missing = sum(not holding.placed for holding in holdings)
         self._holdings: Final = holdings
-        self._start_s: Final = start_s
+        self._start_s = 0.0
         self._warm_up_s: Final = warm_up_s
+
+    def begin(self, start_s: float) -> None:
+        """Count from the planned start, by the monotonic clock."""
+        self._start_s = start_s
 
     def _of(self, gateway: VirtualGateway) -> Holding:
         return self._holdings[gateway.spec.number]

@@ -1,27 +1,18 @@
 """One worker of a run: its share of the gateways, from the assignment to the recording.
 
-`python -m mqttprov_simulator.running.worker` reads an assignment as a JSON line from stdin and writes what it tells as
-JSON lines to stdout. It ends early, with a recording of what was, on SIGTERM and when stdin ends: its parent is gone.
+As a process of its own it is `python -m mqttprov_simulator.running.worker`; how that talks is `worker_process`'s.
 """
 
 import asyncio
 import contextlib
 import gc
-import os
-import queue
 import resource
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
-
-import msgspec
-import uvloop
 
 from mqttprov_simulator.driver import Network
 from mqttprov_simulator.histogram import Buckets, count_in
@@ -30,7 +21,15 @@ from mqttprov_simulator.running.closing import look_for_absent, probe_old_creden
 from mqttprov_simulator.running.life import Life
 from mqttprov_simulator.running.population import Population, Routes, TimedStrike, WorkerError, holdings_of
 from mqttprov_simulator.running.rpc_caller import RpcCaller
-from mqttprov_simulator.running.values import MOMENTS_PER_S, Assignment, Failure, FromWorker, Moment, Recording
+from mqttprov_simulator.running.values import (
+    MOMENTS_PER_S,
+    Assignment,
+    Failure,
+    FromWorker,
+    Moment,
+    Ready,
+    Recording,
+)
 from mqttprov_simulator.running.watch import Watch
 from mqttprov_simulator.scenario.drawing import life_chance, planned_end_s
 from mqttprov_simulator.virtual_gateway import VirtualGateway
@@ -45,16 +44,24 @@ _OPERATOR_TIMEOUT_S: Final = 10.0
 _SPARE_CONNECTIONS: Final = 512  # probes, and those that are just closing
 
 
-async def work(assignment: Assignment, tell: Tell, stop: asyncio.Event | None = None) -> None:
-    """Do a worker's part on the running loop: moments, then a Recording; or a Failure, if it cannot be done.
+class Orders:
+    """What a worker is told while it works. Made on its loop.
 
-    `stop`: when set, the run ends early.
+    `stop`: end early. `begin`: the planned start, Unix time in seconds; not waited for if the assignment says it.
     """
+
+    def __init__(self) -> None:
+        self.stop: Final = asyncio.Event()
+        self.begin: Final[asyncio.Future[float]] = asyncio.get_running_loop().create_future()
+
+
+async def work(assignment: Assignment, tell: Tell, orders: Orders | None = None) -> None:
+    """Do a worker's part on the running loop: moments, then a Recording; or a Failure, if it cannot be done."""
     try:
         with tempfile.TemporaryDirectory(prefix="mqttprov-swarm-") as temporary:
             folder = Path(assignment.directory or temporary) / f"worker-{assignment.worker}"
             folder.mkdir(parents=True, mode=0o700)
-            tell(await _Worker(assignment, tell, stop or asyncio.Event(), folder).run())
+            tell(await _Worker(assignment, tell, orders or Orders(), folder).run())
     except (WorkerError, HostLimitError, OSError) as error:
         tell(Failure(assignment.worker, str(error)))
     except Exception as error:  # noqa: BLE001 - whatever it is, whoever started the run must hear of it
@@ -95,17 +102,18 @@ class _Agenda:
 class _Worker:
     """One share of a run, from its making to its end."""
 
-    def __init__(self, assignment: Assignment, tell: Tell, stop: asyncio.Event, folder: Path) -> None:
+    def __init__(self, assignment: Assignment, tell: Tell, orders: Orders, folder: Path) -> None:
         self._assignment: Final = assignment
         self._scenario: Final = assignment.scenario
         self._tell: Final = tell
-        self._stop: Final = stop
+        self._orders: Final = orders
+        self._stop: Final = orders.stop
         self._loop: Final = asyncio.get_running_loop()
-        self._start_s: Final = monotonic() + assignment.starts_at - time.time()
+        self._start_s = 0.0  # the planned start, by the monotonic clock
         self._cpu_before_s: Final = time.process_time()
         self._planned_end_s: Final = planned_end_s(assignment.scenario)
         self._holdings: Final = holdings_of(assignment)
-        self._watch: Final = Watch(self._holdings, self._start_s, assignment.scenario.warm_up_s)
+        self._watch: Final = Watch(self._holdings, assignment.scenario.warm_up_s)
         self._network: Final = Network()
         self._folder: Final = folder
         self._caller: RpcCaller | None = None
@@ -134,7 +142,7 @@ class _Worker:
             gc.collect()
             gc.freeze()  # what is there now stays: a collection that walks over all of it would stop every gateway
             prepared_cpu_s = time.process_time() - self._cpu_before_s
-            await self._sleep_until(self._start_s)
+            await self._wait_for_the_start()
             self._begin(population)
             await self._until_done(population.gateways)
             recording = self._recording(population.gateways, prepared_cpu_s)
@@ -143,6 +151,8 @@ class _Worker:
                     self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
                 )
             self._tell_moment()
+            if self._error is not None:
+                raise self._error
             return recording
         finally:
             await self._close(population)
@@ -167,8 +177,7 @@ class _Worker:
             login = self._assignment.operator
             if login is None:
                 raise WorkerError("a group's life has rpc_every_s, and the target gives no operator to call devices")
-            measured_from_s = self._start_s + self._scenario.warm_up_s
-            self._caller = RpcCaller(routes.operator(), login, self._assignment.worker, measured_from_s)
+            self._caller = RpcCaller(routes.operator(), login, self._assignment.worker)
             with contextlib.suppress(TimeoutError):  # its calls will say so
                 await asyncio.wait_for(self._caller.ready.wait(), _OPERATOR_TIMEOUT_S)
         if any(life != type(life)() for life in lives):
@@ -185,6 +194,20 @@ class _Worker:
         now_s = monotonic()
         self._watch.started(gateway, now_s - due_s, now_s)
         gateway.start(due_s, now_s)
+
+    async def _wait_for_the_start(self) -> None:
+        starts_at, orders = self._assignment.starts_at, self._orders
+        if not starts_at:
+            self._tell(Ready(self._assignment.worker))
+            stopped = asyncio.ensure_future(orders.stop.wait())
+            await asyncio.wait((orders.begin, stopped), return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            starts_at = orders.begin.result() if orders.begin.done() else time.time()
+        self._start_s = monotonic() + starts_at - time.time()
+        self._watch.begin(self._start_s)
+        if self._caller is not None:
+            self._caller.measured_from_s = self._start_s + self._scenario.warm_up_s
+        await self._sleep_until(self._start_s)
 
     async def _sleep_until(self, due_s: float) -> None:
         """Sleep; shorter if the run is to end."""
@@ -315,64 +338,7 @@ def _strike(strike: TimedStrike, _due_s: float) -> None:
     strike.gateway.strike(strike.fault)
 
 
-class _Writer:
-    """Writes lines in a thread: a parent that is busy must not stop the gateways."""
-
-    def __init__(self) -> None:
-        self.last: FromWorker | None = None
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread: Final = threading.Thread(target=self._write, name="stdout")
-        self._thread.start()
-
-    def tell(self, value: FromWorker) -> None:
-        """Write a value as a line, soon."""
-        self.last = value
-        self._lines.put(msgspec.json.encode(value) + b"\n")
-
-    def _write(self) -> None:
-        # Without a parent that reads there is nothing to write for.
-        with contextlib.suppress(BrokenPipeError):
-            while (line := self._lines.get()) is not None:
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
-
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._lines.put(None)
-        self._thread.join()
-
-
-def main() -> int:
-    """Run a worker as a process; 0 after a Recording, 1 after a Failure."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
-    line = sys.stdin.buffer.readline()
-    writer = _Writer()
-    try:
-        try:
-            assignment = msgspec.json.decode(line, type=Assignment)
-        except msgspec.DecodeError as error:
-            writer.tell(Failure(0, f"no assignment: {error}; a worker is started by a run, not by hand"))
-            return 1
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_work_until_told(assignment, writer.tell))
-        return 0 if isinstance(writer.last, Recording) else 1
-    finally:
-        writer.close()
-
-
-async def _work_until_told(assignment: Assignment, tell: Tell) -> None:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-
-    def watch_parent() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=watch_parent, name="stdin", daemon=True).start()
-    await work(assignment, tell, stop)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from mqttprov_simulator.running.worker_process import main
+
+    raise SystemExit(main())
