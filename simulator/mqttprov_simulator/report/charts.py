@@ -1,4 +1,4 @@
-"""What the charts of a page show, as plain values: `page.js` draws them. Pure; no words about looks but colour names."""
+"""What the charts of a page show, as plain values: `page.js` draws them. Pure; of looks only the names of colours."""
 
 from typing import Final, Literal
 

@@ -85,7 +85,12 @@ def samples_under_load(result: RunResult) -> tuple[Sample, ...]:
     if under_load is None:
         return ()
     whole_seconds = {second.at_s for second in under_load.seconds}
-    return tuple(sample for sample in result.samples if round(sample.at_s - 1) in whole_seconds)
+    return tuple(sample for sample in result.samples if second_of(sample) in whole_seconds)
+
+
+def second_of(sample: Sample) -> int:
+    """Give the second that a sample is about, which ended about at its time."""
+    return round(sample.at_s - 1)
 
 
 def swarm_cores(result: RunResult, sample: Sample) -> dict[str, float]:

@@ -104,7 +104,7 @@ def run(
 
     played = loaded(scenario, gateways, seed)
     where = place(target, processes, cluster, key, secret_file, state_dir, tls_ca)
-    with _stopping() as stop:
+    with stopping() as stop:
         result = played_once(played, where, command=_command(scenario, played, where), stop=stop)
     if out is not None:
         write_result(out, result)
@@ -197,7 +197,7 @@ def _warn(finding: "Finding") -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[threading.Event]:
     """Give what the first Ctrl-C or SIGTERM sets; the second one interrupts at once."""
     stop = threading.Event()
 
