@@ -31,7 +31,7 @@ def can_act(scenario: Scenario, target: Target) -> None:
         raise TargetError(f"{kinds}: an operator acts on the state directory of the target; give it by --state-dir")
 
 
-def act(action: Action, scenario: Scenario, target: Target, *, began: float, stopping: threading.Event) -> Done:
+def perform(action: Action, scenario: Scenario, target: Target, *, began: float, stopping: threading.Event) -> Done:
     """Do an action, in this thread, until it is done or `stopping` is set. `began`: the planned start (Unix time, s).
 
     Devices that do not exist, or whose state does not allow it, are told in the answer. Raises TargetError.

@@ -17,7 +17,7 @@ from mqttprov.responder.state_directory import StateDirectory
 from mqttprov_simulator.running.values import TokenKey
 from mqttprov_simulator.scenario.drawing import acts, gateways
 from mqttprov_simulator.scenario.model import Action, Group, Scenario, Storm
-from mqttprov_simulator.targets.actions import act
+from mqttprov_simulator.targets.actions import perform
 from mqttprov_simulator.targets.target import TargetError
 from mqttprov_simulator.targets.url import UrlTarget
 
@@ -61,19 +61,19 @@ def test_it_meets_the_devices_that_the_plan_says(target: UrlTarget) -> None:
     """A share of a group, clones not twice; and resumed they are as before."""
     drawn = {one.device for one in gateways(SCENARIO) for act in acts(SCENARIO, one) if act.action == SUSPEND}
     assert 0 < len(drawn) < 20
-    done = act(SUSPEND, SCENARIO, target, began=time.time(), stopping=threading.Event())
+    done = perform(SUSPEND, SCENARIO, target, began=time.time(), stopping=threading.Event())
     assert (done.devices, done.not_done) == (len(drawn), {})
     assert {name for name, state in states(target).items() if state == "suspended"} == drawn
     resume = msgspec.structs.replace(SUSPEND, kind="resume-devices", share=1.0)
     scenario = msgspec.structs.replace(SCENARIO, actions=(resume,))
-    done = act(resume, scenario, target, began=time.time(), stopping=threading.Event())
+    done = perform(resume, scenario, target, began=time.time(), stopping=threading.Event())
     assert (done.devices, done.not_done) == (len(drawn), {"its state does not allow it": 20 - len(drawn)})
     assert Counter(states(target).values()) == {"active": 24}
 
 
 def test_devices_that_are_not_there_are_told(target: UrlTarget) -> None:
     """One gateway had not registered yet."""
-    done = act(SCENARIO.actions[1], SCENARIO, target, began=time.time(), stopping=threading.Event())
+    done = perform(SCENARIO.actions[1], SCENARIO, target, began=time.time(), stopping=threading.Event())
     assert (done.devices, done.not_done) == (4, {"no such device": 1})
 
 
@@ -81,7 +81,7 @@ def test_it_ends_when_the_run_does(target: UrlTarget) -> None:
     """What is planned for later is left undone."""
     stopping = threading.Event()
     stopping.set()
-    done = act(SUSPEND, SCENARIO, target, began=time.time() + 3600, stopping=stopping)
+    done = perform(SUSPEND, SCENARIO, target, began=time.time() + 3600, stopping=stopping)
     assert done.devices == 0
     assert set(states(target).values()) == {"active"}
 
@@ -89,9 +89,9 @@ def test_it_ends_when_the_run_does(target: UrlTarget) -> None:
 def test_a_token_is_revoked_with_what_it_registered(target: UrlTarget) -> None:
     """With `cascade`; and not twice without it."""
     revoke = Action(kind="revoke-token", at_s=0.0, token="default", cascade=True)
-    done = act(revoke, SCENARIO, target, began=time.time(), stopping=threading.Event())
+    done = perform(revoke, SCENARIO, target, began=time.time(), stopping=threading.Event())
     assert done.devices == 24
     assert set(states(target).values()) == {"suspended"}
     again = msgspec.structs.replace(revoke, cascade=False)
     with pytest.raises(TargetError, match="revoked already"):
-        act(again, SCENARIO, target, began=time.time(), stopping=threading.Event())
+        perform(again, SCENARIO, target, began=time.time(), stopping=threading.Event())

@@ -10,7 +10,7 @@ from mqttprov.admin import Admin, Profile, ReprovisionPolicy, initialise
 from mqttprov_simulator.running.values import TokenKey
 from mqttprov_simulator.scenario.model import Action, Group, Life, Scenario, Storm, TargetFault, Token
 from mqttprov_simulator.scenario.model import Profile as ScenarioProfile
-from mqttprov_simulator.targets.actions import act
+from mqttprov_simulator.targets.actions import perform
 from mqttprov_simulator.targets.target import TargetError
 from mqttprov_simulator.targets.url import UrlTarget
 
@@ -117,4 +117,4 @@ def test_nothing_can_be_done_to_it() -> None:
             do(fault)
     action = Action(kind="rotate-devices", at_s=0.0)
     with pytest.raises(TargetError, match="rotate-devices"):
-        act(action, scenario(actions=(action,)), target, began=time.time(), stopping=threading.Event())
+        perform(action, scenario(actions=(action,)), target, began=time.time(), stopping=threading.Event())
