@@ -71,7 +71,7 @@ def line(progress: Progress) -> str:
     return (
         f"{progress.elapsed_s:5.1f} s  registered {progress.registered}/{progress.gateways}"
         f"  failed {progress.failed}  {progress.registrations_per_s:.0f}/s{_offered(progress)}"
-        f"  p50 {_ms(progress.p50_ms)}  p99 {_ms(progress.p99_ms)}  CPU {cpu}  [{groups}]"
+        f"  p50 {_ms(progress.p50_ms)}  p99 {_ms(progress.p99_ms)}  CPU {cpu}  [{groups}]{_plain_news(progress)}"
     )
 
 
@@ -92,8 +92,30 @@ def view(progress: Progress) -> Group:
     figures.add_row("rate", f"{progress.registrations_per_s:.0f}/s{_offered(progress)}", "time", _seconds(progress))
     figures.add_row("p50", _ms(progress.p50_ms), "p99", _ms(progress.p99_ms))
     cells = [cell for name, cores in progress.cpu_cores.items() for cell in (f"CPU {name}", f"{cores:.0%}")]
-    figures.add_row(*cells)
-    return Group(bar, legend, figures)
+    for first in range(0, len(cells), 4):
+        figures.add_row(*cells[first : first + 4])
+    if progress.held is None:
+        return Group(bar, legend, figures)
+    figures.add_row("promises", _promises(progress), "late", str(progress.late))
+    return Group(bar, legend, figures, Text("  ".join(progress.faults), style="yellow", no_wrap=True))
+
+
+def _promises(progress: Progress) -> Text:
+    if not progress.broken:
+        return Text(f"{progress.held} held", style="green")
+    return Text("BROKEN: " + _counts(progress.broken), style="bold red")
+
+
+def _plain_news(progress: Progress) -> str:
+    """What a line says only if there is something to say."""
+    news = f"  late {progress.late}" if progress.late else ""
+    if progress.faults:
+        news += f"  faults: {', '.join(progress.faults)}"
+    return news + (f"  BROKEN: {_counts(progress.broken)}" if progress.broken else "")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -15,12 +15,16 @@ FORMAT: Final = 1
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Something that the plan did to the run at a time: a fault of the target, an action, a timed fault of gateways."""
+    """Something that the plan did to the run at a time: a fault of the target, an action, a timed fault of gateways.
+
+    `note`: what came of it, where that can be said.
+    """
 
     at_s: float
     until_s: float
     name: str
     kind: str
+    note: str = ""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -33,13 +37,14 @@ class Sample(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One promise: held, broken or not checked. `looked_at`: how many gateways, credentials or events were looked at.
 
-    `why_not`: why it was not checked.
+    `why_not`: why it was not checked. `broken`: the first of them, of `in_all`.
     """
 
     promise: Promise
     state: Literal["held", "broken", "not checked"]
     looked_at: int = 0
     broken: tuple[Broken, ...] = ()
+    in_all: int = 0
     why_not: str | None = None
 
 
@@ -111,3 +116,4 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     environment: Environment
     errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -40,7 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's part: of all gateways, in the order of `drawing`, those with number % workers == worker.
 
-    `tokens`: by (profile, token) as "profile/token". `starts_at`: the planned start, Unix time in seconds.
+    `tokens`: by (profile, token) as "profile/token". `starts_at`: the planned start, Unix time in seconds; 0: say
+    `Ready` once all is made that takes time, and wait for `Begin`, the second line on stdin.
     `operator`: name and password of an operator who may call RPCs, where a group's life needs it. `directory`: where
     credentials files and keys go, None: nothing is kept on disk.
     """
@@ -56,6 +57,12 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Assignment({self.scenario.name}, worker {self.worker} of {self.workers})"
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """When the run starts, Unix time in seconds: told to all workers once the last of them is ready."""
+
+    starts_at: float
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +122,12 @@ class Second(msgspec.Struct, kw_only=True):
     states: dict[str, int] = msgspec.field(default_factory=dict)
 
 
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """A worker has made what takes time (its share of the plan, keys) and waits for `Begin`."""
+
+    worker: int
+
+
 class Moment(msgspec.Struct, frozen=True, kw_only=True, tag="moment"):
     """What a worker says four times a second. `second`: the running second so far; `closed`: those that ended since.
 
@@ -152,7 +165,8 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
 
     `latency` includes registrations that did not happen, at the time that had passed (errors never vanish). `service`:
     from the actual start. `lag`: actual minus planned start. `telemetry`, `rpc`: publish to acknowledgement or answer.
-    `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest.
+    `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest. `prepared_cpu_s`: the part of
+    `cpu_s` that was spent before the planned start: drawing, making gateways and their keys.
     All histograms leave out what was planned within the warm-up; the seconds show it.
     """
 
@@ -172,6 +186,7 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     rss_bytes: int
     ended_at_s: float
     errors: list[str] = msgspec.field(default_factory=list)
+    prepared_cpu_s: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
@@ -181,5 +196,5 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     text: str
 
 
-FromWorker = Moment | Recording | Failure
+FromWorker = Ready | Moment | Recording | Failure
 MOMENTS_PER_S: Final = 4
