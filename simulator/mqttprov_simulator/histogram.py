@@ -13,6 +13,14 @@ import msgspec
 Buckets = dict[int, int]  # bucket -> count, as JSON keeps it
 
 
+def count_in(buckets: Buckets, value_us: int) -> None:
+    """Count a value in bare buckets, for those who only collect; one below 0 (a clock's rounding) counts as 0."""
+    value_us = max(value_us, 0)
+    shift = value_us.bit_length() - 8
+    bucket = value_us if shift <= 0 else (shift << 8) + (value_us >> shift)
+    buckets[bucket] = buckets.get(bucket, 0) + 1
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_us: int
     buckets: dict[int, int]

@@ -4,7 +4,7 @@ It takes moments while the run goes on, a few dictionary steps for each registra
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, get_args
 
 import msgspec
@@ -18,7 +18,6 @@ from mqttprov_simulator.scenario.model import Scenario
 # A server that breaks a promise to one gateway breaks it to all: the first ones are named, the others counted.
 NAMED: Final = 100
 PROMISES: Final[tuple[Promise, ...]] = get_args(Promise)
-_STORE_ONLY: Final = "the target's state directory is not ours to see (--state-dir)"
 
 
 class ToldDevice(msgspec.Struct):
@@ -99,9 +98,7 @@ class Ledger:
             f"the credentials {told.fingerprint}, told to {told.gateway} for {told.device}, were told to "
             f"{first.gateway} for {first.device} at {first.at_s:.3f} s"
         )
-        return [
-            Broken(promise="shared-credential", gateways=(first.gateway, told.gateway), at_s=told.at_s, seen=seen)
-        ]
+        return [Broken(promise="shared-credential", gateways=(first.gateway, told.gateway), at_s=told.at_s, seen=seen)]
 
     def _over_limit(self, told: Told, name: str) -> list[Broken]:
         """Count the devices that a token was seen to register (P1), whatever the store says."""
@@ -114,7 +111,9 @@ class Ledger:
         devices.add(name)
         if len(devices) <= most:
             return []
-        seen = f"the token {'/'.join(token)} registers at most {most}, but device {len(devices)} was told credentials by it"
+        seen = (
+            f"the token {'/'.join(token)} registers at most {most}, but credentials were told to {len(devices)} devices"
+        )
         return [Broken(promise="limit-exceeded", gateways=(told.gateway,), at_s=told.at_s, seen=seen)]
 
     def close(self, recordings: Sequence[Recording], store: Sequence[Check] = ()) -> list[Check]:
@@ -128,79 +127,39 @@ class Ledger:
                 for fingerprint in one.fingerprints:
                     if known is None or fingerprint not in known.fingerprints:
                         self.note(self._enter(Told(one.gateway, one.device, fingerprint, recording.ended_at_s)))
-        by_promise = {check.promise: check for check in store}
+        looked_at = self._looked_at()
         for check in store:
             self.note(check.broken)
-        return [self._check(promise, by_promise.get(promise)) for promise in PROMISES]
+            there, why_not = looked_at[check.promise]
+            looked_at[check.promise] = max(there, check.looked_at), check.why_not or why_not
+        return [self._check(promise, *looked_at[promise]) for promise in PROMISES]
 
-    def _check(self, promise: Promise, store: Check | None) -> Check:
-        looked_at, why_not = _LOOKED_AT[promise](self)
-        if store is not None:
-            looked_at, why_not = max(looked_at, store.looked_at), why_not if store.why_not else None
-        if self._found.counts[promise]:
-            first = sorted(self._found.first[promise], key=lambda broken: broken.at_s)
-            return Check(
-                promise=promise,
-                state="broken",
-                looked_at=looked_at,
-                broken=tuple(first),
-                in_all=self._found.counts[promise],
-            )
-        if why_not is not None:
+    def _check(self, promise: Promise, looked_at: int, why_not: str) -> Check:
+        if in_all := self._found.counts[promise]:
+            first = tuple(sorted(self._found.first[promise], key=lambda broken: broken.at_s))
+            return Check(promise=promise, state="broken", looked_at=looked_at, broken=first, in_all=in_all)
+        if looked_at <= 0:
             return Check(promise=promise, state="not checked", why_not=why_not)
         return Check(promise=promise, state="held", looked_at=looked_at)
 
-    # --- how many were looked at; why a promise was not checked, if it could not be seen broken ---
-
-    def _limits(self) -> tuple[int, str | None]:
-        return sum(map(len, self._registered.values())), None if self._most else "no token of the scenario has a maximum"
-
-    def _told(self) -> tuple[int, str | None]:
-        return self._replies, None if self._replies else "no gateway was told credentials"
-
-    def _credentials(self) -> tuple[int, str | None]:
-        count = len(self._told_to)
-        return count, None if count else "no gateway was told credentials"
-
-    def _told_again(self) -> tuple[int, str | None]:
-        again = self._replies - len(self._told_to)
-        return again, None if again > 0 else "no gateway was answered twice with the same credentials"
-
-    def _replaced(self) -> tuple[int, str | None]:
-        replaced = sum(len(device.fingerprints) - 1 for device in self._devices.values())
-        ended = any(action.kind in {"suspend-devices", "revoke-token"} for action in self._scenario.actions)
-        return replaced, None if replaced or ended else "no gateway got credentials in the place of others"
-
-    def _publishing(self) -> tuple[int, str | None]:
-        count = sum(
-            group.gateways
-            for group in self._scenario.groups
-            if group.life.telemetry_every_s or group.life.attributes_every_s
-        )
-        return count, None if count else "no group publishes telemetry or attributes"
-
-    def _to_be_refused(self) -> tuple[int, str | None]:
-        count = sum(group.gateways for group in self._scenario.groups if group.expect != "online")
-        return count, None if count else "no group is to be refused"
-
-    def _to_be_online(self) -> tuple[int, str | None]:
-        count = self._scenario.expected
-        return count, None if count else "no group is to be online"
-
-    def _events(self) -> tuple[int, str | None]:
-        return 0, _STORE_ONLY
-
-
-_LookedAt = Callable[[Ledger], tuple[int, str | None]]
-_LOOKED_AT: Final[dict[Promise, _LookedAt]] = {
-    "limit-exceeded": Ledger._limits,
-    "told-not-durable": Ledger._credentials,
-    "reply-to-another": Ledger._told,
-    "shared-credential": Ledger._credentials,
-    "answer-changed": Ledger._told_again,
-    "no-event": Ledger._events,
-    "old-still-works": Ledger._replaced,
-    "echoed": Ledger._publishing,
-    "let-in": Ledger._to_be_refused,
-    "not-online": Ledger._to_be_online,
-}
+    def _looked_at(self) -> dict[Promise, tuple[int, str]]:
+        """Give how many of what each promise is about there were, and why it was not checked if there were none."""
+        groups, devices = self._scenario.groups, self._devices.values()
+        publishing = [g for g in groups if g.life.telemetry_every_s or g.life.attributes_every_s]
+        ended = sum(action.kind in {"suspend-devices", "revoke-token"} for action in self._scenario.actions)
+        nobody = "no gateway was told credentials"
+        return {
+            "limit-exceeded": (sum(map(len, self._registered.values())), "no token of the scenario has a maximum"),
+            "told-not-durable": (len(self._told_to), nobody),
+            "reply-to-another": (self._replies, nobody),
+            "shared-credential": (len(self._told_to), nobody),
+            "answer-changed": (self._replies - len(self._told_to), "no gateway was given one answer twice"),
+            "no-event": (0, "the target's state directory is not ours to see (--state-dir)"),
+            "old-still-works": (
+                sum(len(device.fingerprints) - 1 for device in devices) or ended,
+                "no gateway got credentials in the place of others",
+            ),
+            "echoed": (sum(g.gateways for g in publishing), "no group publishes telemetry or attributes"),
+            "let-in": (sum(g.gateways for g in groups if g.expect != "online"), "no group is to be refused"),
+            "not-online": (self._scenario.expected, "no group is to be online"),
+        }

@@ -165,7 +165,8 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
 
     `latency` includes registrations that did not happen, at the time that had passed (errors never vanish). `service`:
     from the actual start. `lag`: actual minus planned start. `telemetry`, `rpc`: publish to acknowledgement or answer.
-    `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest.
+    `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest. `prepared_cpu_s`: the part of
+    `cpu_s` that was spent before the planned start: drawing, making gateways and their keys.
     All histograms leave out what was planned within the warm-up; the seconds show it.
     """
 
@@ -185,6 +186,7 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     rss_bytes: int
     ended_at_s: float
     errors: list[str] = msgspec.field(default_factory=list)
+    prepared_cpu_s: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):

@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov import __version__
-from mqttprov_simulator.running.values import Endpoint, TokenKey
+from mqttprov_simulator.running.values import Endpoint
 from mqttprov_simulator.scenario.model import Scenario, TargetFault
 from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_folder, own_state, settings_of
 from mqttprov_simulator.targets.part import Part
 from mqttprov_simulator.targets.ports import free_ports
+from mqttprov_simulator.targets.preparing import Prepared
 
-SERVE: Final = (sys.executable, "-m", "mqttprov", "serve")
 _HOST: Final = "127.0.0.1"
 
 
 class EmbeddedTarget:
-    """A `mqttprov serve` that runs (a `Target`). Broker and responder are one process: what strikes one, strikes both."""
+    """A `mqttprov serve` that runs (a `Target`). Broker and responder are one process: a fault strikes both."""
 
-    def __init__(self, part: Part, endpoint: Endpoint, tokens: dict[str, TokenKey], state: Path) -> None:
+    def __init__(self, part: Part, endpoint: Endpoint, prepared: Prepared, state: Path) -> None:
         self.name: Final = "embedded"
         self.endpoint: Final = endpoint
-        self.tokens: Final = tokens
-        self.operator: tuple[str, str] | None = None
-        self.state: Path | None = state
-        self.about: dict[str, str] = {
+        self.tokens: Final = prepared.tokens
+        self.operator: Final = prepared.operator
+        self.state: Final = state
+        self.about: Final = {
             "broker": f"mqttprov {__version__}, embedded",
             "responder": "in the broker's process: a fault of the responder is one of the broker too",
             "python of the broker": platform.python_version(),
@@ -57,8 +57,10 @@ class EmbeddedTarget:
 
 
 @contextmanager
-def embedded(scenario: Scenario, *, serve: Sequence[str] = SERVE) -> Iterator[EmbeddedTarget]:
-    """Start it with what the scenario needs; afterwards nothing of it is left. `serve`: the command without options.
+def embedded(scenario: Scenario, *, serve: Sequence[str] | None = None) -> Iterator[EmbeddedTarget]:
+    """Start it with what the scenario needs; afterwards nothing of it is left.
+
+    `serve`: another command than `mqttprov serve`, without options.
 
     Raises TargetError.
     """
@@ -72,7 +74,7 @@ def embedded(scenario: Scenario, *, serve: Sequence[str] = SERVE) -> Iterator[Em
         options += ["--tls-port", str(ports[1])] if tls else []
         part = Part(
             "broker",
-            [*serve, *options],
+            [*(serve or (sys.executable, "-m", "mqttprov", "serve")), *options],
             folder / "serve.log",
             says=True,
             port=ports[0],
@@ -86,8 +88,6 @@ def embedded(scenario: Scenario, *, serve: Sequence[str] = SERVE) -> Iterator[Em
         )
         try:
             part.start()
-            target = EmbeddedTarget(part, endpoint, prepared.tokens, state)
-            target.operator = prepared.operator
-            yield target
+            yield EmbeddedTarget(part, endpoint, prepared, state)
         finally:
             part.end()

@@ -8,24 +8,27 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from mqttprov import __version__
 from mqttprov.admin import StateError, now_ms
-from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt
+from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt, build_gate
 from mqttprov.brokers.mosquitto.install import Installation, InstallError
 from mqttprov.brokers.mosquitto.places import Places
 from mqttprov.responder.state_directory import StateDirectory
-from mqttprov_simulator.running.values import Endpoint, TokenKey
+from mqttprov_simulator.running.values import Endpoint
 from mqttprov_simulator.scenario.model import Scenario, TargetFault
 from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_folder, own_state, settings_of
 from mqttprov_simulator.targets.part import Part
 from mqttprov_simulator.targets.ports import free_ports
+from mqttprov_simulator.targets.preparing import Prepared
 from mqttprov_simulator.targets.target import TargetError
 
-_MQTTPROV: Final = (sys.executable, "-m", "mqttprov")
 _HOST: Final = "127.0.0.1"
+# Once for a process: a sweep starts one target after the other, and compiling takes seconds.
+_built_gate: Final = cache(build_gate)
 _VERSION_TIMEOUT_S: Final = 10.0
 # Mosquitto's own choice, which no setting changes (src/net.c): more connections at once cost those beyond it a second.
 _BACKLOG: Final = 100
@@ -34,14 +37,16 @@ _BACKLOG: Final = 100
 class MosquittoTarget:
     """A Mosquitto and a responder that run (a `Target`)."""
 
-    def __init__(self, parts: dict[str, Part], endpoint: Endpoint, tokens: dict[str, TokenKey], state: Path) -> None:
+    def __init__(
+        self, version: str, parts: dict[str, Part], endpoint: Endpoint, prepared: Prepared, state: Path
+    ) -> None:
         self.name: Final = "mosquitto"
         self.endpoint: Final = endpoint
-        self.tokens: Final = tokens
-        self.operator: tuple[str, str] | None = None
-        self.state: Path | None = state
-        self.about: dict[str, str] = {
-            "broker": "Mosquitto with the gate of mqttprov",
+        self.tokens: Final = prepared.tokens
+        self.operator: Final = prepared.operator
+        self.state: Final = state
+        self.about: Final = {
+            "broker": f"{version} with the gate of mqttprov {__version__}",
             "responder": f"mqttprov {__version__}, one process",
             "SQLite": sqlite3.sqlite_version,
             "nodelay": "on",
@@ -71,12 +76,13 @@ class MosquittoTarget:
 
 
 @contextmanager
-def mosquitto(scenario: Scenario, *, mqttprov: Sequence[str] = _MQTTPROV) -> Iterator[MosquittoTarget]:
-    """Start both with what the scenario needs; afterwards nothing of it is left. `mqttprov`: the command of ours.
+def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
+    """Start both with what the scenario needs; afterwards nothing of it is left.
 
     Raises TargetError, also when Mosquitto is not installed or the gate plugin cannot be compiled.
     """
     program = _program()
+    mqttprov = [sys.executable, "-m", "mqttprov"]
     allow_broker(scenario)
     with own_folder("swarm") as folder:
         state = folder / "state"
@@ -110,10 +116,7 @@ def mosquitto(scenario: Scenario, *, mqttprov: Sequence[str] = _MQTTPROV) -> Ite
         try:
             for part in parts.values():
                 part.start()
-            target = MosquittoTarget(parts, endpoint, prepared.tokens, state)
-            target.operator = prepared.operator
-            target.about["broker"] = f"{_version(program)} with the gate of mqttprov {__version__}"
-            yield target
+            yield MosquittoTarget(_version(program), parts, endpoint, prepared, state)
         finally:
             try:
                 responder.end()
@@ -142,7 +145,7 @@ def _install(places: Places, mqttprov: Sequence[str], port: int, tls_port: int |
     try:
         directory = StateDirectory(places.state)
         try:
-            Installation(places, directory, mqttprov, now_ms()).run(port, tls_port)
+            Installation(places, directory, mqttprov, now_ms(), _built_gate).run(port, tls_port)
         finally:
             directory.close()
     except (GateNotBuilt, InstallError, StateError, OSError) as error:

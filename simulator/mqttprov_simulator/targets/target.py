@@ -14,12 +14,35 @@ class TargetError(Exception):
 class Target(Protocol):
     """A broker with its responder while a run lasts; made by a context manager that ends what it started."""
 
-    name: str
-    endpoint: Endpoint
-    tokens: dict[str, TokenKey]  # by "profile/token"
-    operator: tuple[str, str] | None
-    state: Path | None  # its state directory, where we may look; None: the store is not ours to see
-    about: dict[str, str]  # versions and settings for the report
+    @property
+    def name(self) -> str:
+        """What it is called in reports: "embedded", "mosquitto" or its URL."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where gateways connect to; the same after restarts."""
+        ...
+
+    @property
+    def tokens(self) -> dict[str, TokenKey]:
+        """The registration tokens of the run, by "profile/token"."""
+        ...
+
+    @property
+    def operator(self) -> tuple[str, str] | None:
+        """Name and password of an operator who calls RPCs, if the scenario needs one."""
+        ...
+
+    @property
+    def state(self) -> Path | None:
+        """Its state directory, where we may look and act; None: the store is not ours to see."""
+        ...
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Versions and settings, for the report."""
+        ...
 
     def pids(self) -> dict[str, int]:
         """Processes of the target by their part ("broker", "responder"), as they are now; {} if they are not ours."""

@@ -121,7 +121,7 @@ def _check(scenario: Scenario, endpoint: Endpoint, state: Path | None, token: To
 
 def _needs_state(scenario: Scenario) -> str:
     """Say what of the scenario an operator does."""
-    needs = list(dict.fromkeys(action.kind for action in scenario.actions))
+    needs: list[str] = [*dict.fromkeys(action.kind for action in scenario.actions)]
     needs += [f"RPCs to group {group.name!r}" for group in scenario.groups if group.life.rpc_every_s]
     return ", ".join(needs)
 
