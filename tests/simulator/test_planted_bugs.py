@@ -69,7 +69,7 @@ def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, pr
 
 
 def test_a_frozen_responder_shows_in_p99() -> None:
-    """Two seconds of standing still are in the latency of all who arrived meanwhile, counted from their planned time."""
+    """Standing still for two seconds is in the latency of all who arrived meanwhile, from their planned time."""
     freeze = TargetFault(kind="responder-freeze", at_s=0.5, for_s=2.0)
     scenario = Scenario(
         name="frozen",
