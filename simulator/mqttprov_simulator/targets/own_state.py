@@ -41,7 +41,7 @@ def allow_broker(scenario: Scenario) -> None:
     Raises TargetError.
     """
     try:
-        allow_connections(2 * scenario.gateways)
+        allow_connections(scenario.gateways + scenario.gateways // 4)
     except HostLimitError as error:
         raise TargetError(str(error)) from error
 
