@@ -9,14 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.simulator.hastened import hastened
 
 from mqttprov_simulator.histogram import Histogram
 from mqttprov_simulator.report.result import Check, RunResult
 from mqttprov_simulator.running.conduct import conduct
 from mqttprov_simulator.running.crew import LocalCrew
 from mqttprov_simulator.scenario.model import Constant, Gateway, Group, Scenario, Stop, TargetFault
-from mqttprov_simulator.scenario.reading import load
-from mqttprov_simulator.scenario.scaling import scaled
 from mqttprov_simulator.targets.embedded import embedded
 
 PLANTED = Path(__file__).parent / "planted"
@@ -28,11 +27,6 @@ def run(scenario: Scenario, bug: str | None = None) -> RunResult:
     serve = None if bug is None else (sys.executable, str(PLANTED / f"{bug}.py"), "serve")
     with embedded(scenario, serve=serve) as target:
         return conduct(scenario, target, LocalCrew())
-
-
-def small(name: str, gateways: int) -> Scenario:
-    """Give a shipped scenario in a small size."""
-    return scaled(load(name), gateways)
 
 
 def of(result: RunResult, promise: str) -> Check:
@@ -52,7 +46,7 @@ def of(result: RunResult, promise: str) -> Check:
 )
 def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, promise: str) -> None:
     """The right promise is broken, with gateways and times (P1, P2, P3, P7); without the bug none is."""
-    scenario = small(name, gateways)
+    scenario = hastened(name, gateways, 0.2)
     with ThreadPoolExecutor() as pool:  # both at once: most of the time is the scenario's own
         ill, well = pool.map(lambda serves: run(scenario, serves), (bug, None))
     check = of(ill, promise)
