@@ -35,18 +35,18 @@ def of(result: RunResult, promise: str) -> Check:
 
 
 @pytest.mark.parametrize(
-    ("bug", "name", "gateways", "promise"),
+    ("bug", "name", "gateways", "factor", "promise"),
     [
-        ("shared_reply_topic", "cold-start", 40, "reply-to-another"),
-        ("echo_of_me", "cold-start", 40, "echoed"),
-        ("limit_read_then_write", "leaked-token", 60, "limit-exceeded"),
-        ("reply_before_commit", "broker-restart", 60, "told-not-durable"),
-        ("no_superseding", "rotation-day", 20, "old-still-works"),
+        ("shared_reply_topic", "cold-start", 40, 0.2, "reply-to-another"),
+        ("echo_of_me", "cold-start", 40, 0.2, "echoed"),
+        ("limit_read_then_write", "leaked-token", 60, 0.1, "limit-exceeded"),
+        ("reply_before_commit", "broker-restart", 60, 0.15, "told-not-durable"),
+        ("no_superseding", "rotation-day", 20, 0.15, "old-still-works"),
     ],
 )
-def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, promise: str) -> None:
+def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, factor: float, promise: str) -> None:
     """The right promise is broken, with gateways and times (P1, P2, P3, P7); without the bug none is."""
-    scenario = hastened(name, gateways, 0.2)
+    scenario = hastened(name, gateways, factor)
     with ThreadPoolExecutor() as pool:  # both at once: most of the time is the scenario's own
         ill, well = pool.map(lambda serves: run(scenario, serves), (bug, None))
     check = of(ill, promise)
