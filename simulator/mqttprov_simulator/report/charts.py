@@ -117,7 +117,8 @@ def _rates(result: RunResult, length: int, steps: list[Second]) -> Chart:
 
 
 def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
-    tails = [figures.percentile_ms(step.latency, 99) for step in steps]
+    histograms = [Histogram.of(step.latency) for step in steps]
+    tails = [histogram.percentile_ms(99) for histogram in histograms]
     worst = max(
         ((value, step.at_s) for value, step in zip(tails, steps, strict=True) if value is not None), default=None
     )
@@ -137,7 +138,7 @@ def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
         x=_middles(length, steps),
         series=(
             Series("p99", "red", tails),
-            Series("p50", "blue", [figures.percentile_ms(step.latency, 50) for step in steps]),
+            Series("p50", "blue", [histogram.percentile_ms(50) for histogram in histograms]),
         ),
     )
 

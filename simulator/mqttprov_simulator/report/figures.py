@@ -48,7 +48,7 @@ def load(result: RunResult) -> Load | None:
         return None
     arriving = [s for s in busy if s.at_s <= last_due_s]
     # In the first second the first gateways are still on their way, the last one is rarely a whole one.
-    arriving = arriving[1:] if len(arriving) >= 3 else arriving
+    arriving = arriving[1:-1] if len(arriving) >= 3 else arriving
     offered, achieved = _per_second(s.due for s in arriving), _per_second(s.registered for s in arriving)
     if achieved >= KEEPS_UP * offered:
         return Load(tuple(arriving), offered, achieved, achieved)
