@@ -11,9 +11,9 @@ _COUNTERS: Final = ("ListenOverflows", "ListenDrops", "TCPTimeouts")
 
 
 def broker_connections(gateways: int) -> int:
-    """Give how many connections a broker may have of so many gateways: one each, and old ones of half of them that
-    have not ended yet."""
-    return gateways + gateways // 2
+    """Give how many connections a broker may have of so many gateways: one each, and old ones of a quarter of
+    them that have not ended yet."""
+    return gateways + gateways // 4
 
 
 class HostLimitError(RuntimeError):

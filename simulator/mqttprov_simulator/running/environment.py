@@ -119,7 +119,7 @@ def most_gateways(findings: list[Finding]) -> int:
 
 
 def _open_files(here: Host, gateways: int, workers: int, *, ours: bool) -> Finding:
-    each = broker_connections(2) / 2 if ours else 1.0
+    each = broker_connections(4) / 4 if ours else 1.0
     most = int((here.open_files - SPARE_DESCRIPTORS) / each) * (1 if ours else workers)
     shown = "unlimited" if here.open_files >= 2**60 else str(here.open_files)
     if gateways <= most:

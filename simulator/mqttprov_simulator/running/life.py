@@ -66,7 +66,8 @@ class Life:
         )
         for topic, every_s in habits:
             if every_s is not None:
-                first_s = monotonic() + every_s * self._chance(holding)()
+                # A call must not come before the gateway has subscribed to calls.
+                first_s = monotonic() + every_s * (self._chance(holding)() + (topic == _RPC))
                 heapq.heappush(self._due, (first_s, next(self._numbers), _Habit(gateway, holding, topic, every_s)))
         self._arm()
 

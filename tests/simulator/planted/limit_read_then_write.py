@@ -2,7 +2,6 @@
 see the same count (P1).
 """
 
-import time
 from collections.abc import Collection
 
 from mqttprov.cli.main import main
@@ -10,10 +9,10 @@ from mqttprov.core.facts import Facts
 from mqttprov.store.sqlite_reader import STATEMENTS
 from mqttprov.store.sqlite_transaction import SqliteTransaction
 
-# How long a request is in flight: what the count was so long ago is what it goes by.
-IN_FLIGHT_S = 0.05
+# So many requests are in flight at once: one of them reads the count, and all go by it.
+IN_FLIGHT = 16
 _load = SqliteTransaction.load
-_counts: dict[str, tuple[float, int]] = {}
+_counts: dict[str, tuple[int, int]] = {}  # by key: for how many loads more, and what was read
 
 
 def load(
@@ -22,11 +21,12 @@ def load(
     """Load facts with a count that was read a while ago."""
     facts = _load(self, token_keys, folds, login_keys)
     for token in facts.tokens.values():
-        read_s, used = _counts.get(token.key, (0.0, 0))
-        if time.monotonic() - read_s > IN_FLIGHT_S:
-            _counts[token.key] = time.monotonic(), token.used
-        else:
+        left, used = _counts.get(token.key, (0, 0))
+        if left:
             token.used = used
+            _counts[token.key] = left - 1, used
+        else:
+            _counts[token.key] = IN_FLIGHT - 1, token.used
     return facts
 
 

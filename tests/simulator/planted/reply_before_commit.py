@@ -10,7 +10,7 @@ from mqttprov.responder.jobs import BatchProcessor, Delivery
 from mqttprov.responder.pipeline import Pipeline
 from mqttprov.store.sqlite_transaction import SqliteTransaction
 
-COMMIT_S = 0.05
+COMMIT_S = 0.4  # a slow disk, so that a kill meets it
 _decide, _make, _append = BatchProcessor._decide, Pipeline.__init__, SqliteTransaction.append
 _hand_over: list[Callable[[list[Delivery]], None]] = []
 _early: list[Delivery] = []
