@@ -145,8 +145,8 @@ def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
 
 def _spectrum(result: RunResult) -> Chart:
     kinds: tuple[tuple[str, str, Colour, Literal["line", "dashed", "thin"]], ...] = (
-        ("latency", "registration, from the planned arrival", "red", "line"),
-        ("service", "registration, from the actual start", "orange", "dashed"),
+        ("latency", "registration, as planned", "red", "line"),
+        ("service", "registration, as started", "orange", "dashed"),
         ("login", "login", "blue", "line"),
         ("telemetry", "telemetry", "green", "thin"),
         ("rpc", "RPC", "purple", "thin"),
