@@ -9,14 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.simulator.hastened import hastened
 
 from mqttprov_simulator.histogram import Histogram
 from mqttprov_simulator.report.result import Check, RunResult
 from mqttprov_simulator.running.conduct import conduct
 from mqttprov_simulator.running.crew import LocalCrew
 from mqttprov_simulator.scenario.model import Constant, Gateway, Group, Scenario, Stop, TargetFault
-from mqttprov_simulator.scenario.reading import load
-from mqttprov_simulator.scenario.scaling import scaled
 from mqttprov_simulator.targets.embedded import embedded
 
 PLANTED = Path(__file__).parent / "planted"
@@ -30,29 +29,24 @@ def run(scenario: Scenario, bug: str | None = None) -> RunResult:
         return conduct(scenario, target, LocalCrew())
 
 
-def small(name: str, gateways: int) -> Scenario:
-    """Give a shipped scenario in a small size."""
-    return scaled(load(name), gateways)
-
-
 def of(result: RunResult, promise: str) -> Check:
     """Give what was found about a promise."""
     return next(check for check in result.checks if check.promise == promise)
 
 
 @pytest.mark.parametrize(
-    ("bug", "name", "gateways", "promise"),
+    ("bug", "name", "gateways", "factor", "promise"),
     [
-        ("shared_reply_topic", "cold-start", 40, "reply-to-another"),
-        ("echo_of_me", "cold-start", 40, "echoed"),
-        ("limit_read_then_write", "leaked-token", 60, "limit-exceeded"),
-        ("reply_before_commit", "broker-restart", 60, "told-not-durable"),
-        ("no_superseding", "rotation-day", 20, "old-still-works"),
+        ("shared_reply_topic", "cold-start", 40, 0.2, "reply-to-another"),
+        ("echo_of_me", "cold-start", 40, 0.2, "echoed"),
+        ("limit_read_then_write", "leaked-token", 60, 0.1, "limit-exceeded"),
+        ("reply_before_commit", "broker-restart", 60, 0.15, "told-not-durable"),
+        ("no_superseding", "rotation-day", 20, 0.15, "old-still-works"),
     ],
 )
-def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, promise: str) -> None:
+def test_a_planted_bug_is_found_and_named(bug: str, name: str, gateways: int, factor: float, promise: str) -> None:
     """The right promise is broken, with gateways and times (P1, P2, P3, P7); without the bug none is."""
-    scenario = small(name, gateways)
+    scenario = hastened(name, gateways, factor)
     with ThreadPoolExecutor() as pool:  # both at once: most of the time is the scenario's own
         ill, well = pool.map(lambda serves: run(scenario, serves), (bug, None))
     check = of(ill, promise)

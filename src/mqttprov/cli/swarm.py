@@ -189,6 +189,8 @@ def played_once(scenario: "Scenario", where: "Where", *, command: str, stop: thr
         with LiveView(progress_console(stderr=True), live=True) as view:
             return play(scenario, where, command=command, watch=view.update, stop=stop, tell=_warn)
     except (RunError, CrewError, TargetError) as error:
+        if stop.is_set():  # it was told while something was being made, which then failed
+            raise KeyboardInterrupt from error
         raise Failure(str(error)) from error
 
 
