@@ -224,7 +224,7 @@ def test_the_head_says_what_came_of_it() -> None:
     [
         ({}, ["Passed", "Every promise that was checked held", "all of 2,000 expected"]),
         ({"online_at_end": 1_990, "all_online_at_s": None}, ["10 are missing", "never"]),
-        ({"tcp_counters": {"ListenOverflows": 400}}, ["No verdict", "accept queue was full 400 times"]),
+        ({"tcp_counters": {"ListenOverflows": 400}}, ["No verdict", "On this host an accept queue was full 400 times"]),
     ],
 )
 def test_each_verdict_is_said_in_plain_words(changes: dict[str, Any], said: list[str]) -> None:
@@ -243,10 +243,14 @@ def test_each_chart_says_in_words_what_it_shows() -> None:
 
 
 def test_states_that_the_machine_does_not_have_are_shown_too() -> None:
-    """A worker may count what is done with as a state of its own."""
+    """A worker may count what is done with as a state of its own; who has none yet is off."""
     second = Second(at_s=0, due=2, registered=2, states={"online": 1, "done": 1})
     states = charts(msgspec.structs.replace(_RESULT, seconds=(second,)))[0]
-    assert {series.name for series in states.series} == {"online", "off", "done"}
+    assert {series.name: series.values for series in states.series} == {
+        "online": [0, 1],
+        "off": [2_000, 1_998],
+        "done": [0, 1],
+    }
 
 
 def test_pages_are_the_same_for_the_same_result() -> None:

@@ -14,9 +14,9 @@ _BUSY_CORES: Final = 0.9
 # What the kernel's counters mean, and from which share of the registrations on the percentiles are the kernel's. A
 # packet that is sent again can be any process' of this host: only many of them, and more than a few, say something.
 _COSTS: Final = {
-    "ListenOverflows": ("the broker's accept queue was full", 0.001, 1),
-    "ListenDrops": ("the kernel threw connection attempts away", 0.001, 1),
-    "TCPTimeouts": ("the kernel had to send packets again", 0.01, 5),
+    "ListenOverflows": ("on this host an accept queue was full", 0.001, 1),
+    "ListenDrops": ("on this host connection attempts were thrown away", 0.001, 1),
+    "TCPTimeouts": ("on this host packets had to be sent again", 0.01, 5),
 }
 
 
