@@ -135,6 +135,7 @@ def _acceptable(path: KeyPath, value: Any) -> bool:
     return True
 
 
+@settings(max_examples=60)
 @given(data=st.data(), forms=FORMS)
 def test_a_wrong_value_is_told_with_its_line(data: st.DataObject, forms: int) -> None:
     """Any value of the file, replaced by what does not belong there: the error names line and key, and shows it."""
@@ -153,6 +154,7 @@ def test_a_wrong_value_is_told_with_its_line(data: st.DataObject, forms: int) ->
     assert "\n" not in str(error)
 
 
+@settings(max_examples=60)
 @given(data=st.data(), forms=FORMS)
 def test_an_unknown_key_is_told_with_its_line(data: st.DataObject, forms: int) -> None:
     """In any table; what it may have meant is said."""
