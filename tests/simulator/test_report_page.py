@@ -244,7 +244,7 @@ def test_each_chart_says_in_words_what_it_shows() -> None:
 
 def test_states_that_the_machine_does_not_have_are_shown_too() -> None:
     """A worker may count what is done with as a state of its own; who has none yet is off."""
-    second = Second(at_s=0, due=2, registered=2, states={"online": 1, "done": 1})
+    second = Second(at_s=0, due=2, registered=2, states={"online": 1, "done": 1, "off": 5, "new": 3})
     states = charts(msgspec.structs.replace(_RESULT, seconds=(second,)))[0]
     assert {series.name: series.values for series in states.series} == {
         "online": [0, 1],

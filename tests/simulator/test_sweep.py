@@ -131,7 +131,8 @@ def test_a_run_in_which_the_swarm_was_late_is_done_once_more() -> None:
     told: list[Step] = []
     answer = sweep(believable.scenario(300, 30), 50, run, least_per_s=30, most_per_s=60, told=told.append)
     assert [step.limit for step in told[:4]] == ["generator", None, "generator", "generator"]
-    assert (answer.highest_per_s, answer.limit) == (pytest.approx(58, abs=3), "generator")
+    assert answer.highest_per_s == pytest.approx(58, abs=3)
+    assert answer.limit == "generator"
     assert "not the server's" in answer.says
 
 
