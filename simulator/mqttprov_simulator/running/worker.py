@@ -5,7 +5,6 @@ As a process of its own it is `python -m mqttprov_simulator.running.worker`; how
 
 import asyncio
 import contextlib
-import gc
 import resource
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeVar
 from mqttprov_simulator.driver import Network
 from mqttprov_simulator.histogram import Buckets, count_in
 from mqttprov_simulator.host import HostLimitError, allow_connections
+from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of
 from mqttprov_simulator.running.life import Life
 from mqttprov_simulator.running.population import Population, Routes, TimedStrike, WorkerError, holdings_of
@@ -131,7 +131,6 @@ class _Worker:
         try:
             return await self._run()
         finally:
-            gc.unfreeze()
             self._loop.set_exception_handler(previous_handler)
 
     async def _run(self) -> Recording:
@@ -140,17 +139,16 @@ class _Worker:
         try:
             population.make(self._watch)
             await self._begin_life(routes)
-            gc.collect()
-            gc.freeze()  # what is there now stays: a collection that walks over all of it would stop every gateway
-            prepared_cpu_s = time.process_time() - self._cpu_before_s
-            await self._wait_for_the_start()
-            self._begin(population)
-            await self._until_done(population.gateways)
-            recording = self._recording(population.gateways, prepared_cpu_s)
-            if not self._stop.is_set():
-                await probe_old_credentials(
-                    self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
-                )
+            with rare_collections():
+                prepared_cpu_s = time.process_time() - self._cpu_before_s
+                await self._wait_for_the_start()
+                self._begin(population)
+                await self._until_done(population.gateways)
+                recording = self._recording(population.gateways, prepared_cpu_s)
+                if not self._stop.is_set():
+                    await probe_old_credentials(
+                        self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
+                    )
             self._tell_moment()
             if self._error is not None:
                 raise self._error
