@@ -68,9 +68,10 @@ def line(progress: Progress) -> str:
     """One plain line about a moment."""
     groups = ", ".join(f"{name} {count}" for name, _, count in _grouped(progress.states) if count)
     cpu = ", ".join(f"{name} {cores:.0%}" for name, cores in progress.cpu_cores.items())
+    failed = f"  failed {progress.failed}" if progress.held is None else ""
     return (
         f"{progress.elapsed_s:5.1f} s  registered {progress.registered}/{progress.gateways}"
-        f"  failed {progress.failed}  {progress.registrations_per_s:.0f}/s{_offered(progress)}"
+        f"{failed}  {progress.registrations_per_s:.0f}/s{_offered(progress)}"
         f"  p50 {_ms(progress.p50_ms)}  p99 {_ms(progress.p99_ms)}  CPU {cpu}  [{groups}]{_plain_news(progress)}"
     )
 
@@ -88,15 +89,17 @@ def view(progress: Progress) -> Group:
         if count:
             legend.append("■ ", style=colour).append(f"{name} {count}  ")
     figures = Table.grid(padding=(0, 3))
-    figures.add_row("registered", f"{progress.registered} of {progress.gateways}", "failed", str(progress.failed))
+    played = progress.held is not None
+    second = ("late", str(progress.late)) if played else ("failed", str(progress.failed))
+    figures.add_row("registered", f"{progress.registered} of {progress.gateways}", *second)
     figures.add_row("rate", f"{progress.registrations_per_s:.0f}/s{_offered(progress)}", "time", _seconds(progress))
     figures.add_row("p50", _ms(progress.p50_ms), "p99", _ms(progress.p99_ms))
     cells = [cell for name, cores in progress.cpu_cores.items() for cell in (f"CPU {name}", f"{cores:.0%}")]
     for first in range(0, len(cells), 4):
         figures.add_row(*cells[first : first + 4])
-    if progress.held is None:
+    if not played:
         return Group(bar, legend, figures)
-    figures.add_row("promises", _promises(progress), "late", str(progress.late))
+    figures.add_row("promises", _promises(progress))
     return Group(bar, legend, figures, Text("  ".join(progress.faults), style="yellow", no_wrap=True))
 
 

@@ -92,7 +92,7 @@ class _Fleet:
             if not slow:
                 self.all_latency.record(value_us)
                 self.all_service.record(round(value_us * 0.97))
-        return _buckets(histogram)
+        return histogram.buckets
 
     def _login(self, number: int, *, busy: bool) -> Buckets:
         histogram = Histogram()
@@ -100,7 +100,7 @@ class _Fleet:
             value_us = round(self.rng.lognormvariate(0.6, 0.5) * (60 if busy else 1) * 1000 / self.speed)
             histogram.record(value_us)
             self.all_login.record(value_us)
-        return _buckets(histogram)
+        return histogram.buckets
 
     def _strikes(self, at_s: int, due: int) -> dict[str, int]:
         drawn = {
@@ -129,10 +129,6 @@ class _Fleet:
         return {state: number for state, number in states.items() if number}
 
 
-def _buckets(histogram: Histogram) -> Buckets:
-    return {int(bucket): count for bucket, count in msgspec.json.decode(histogram.to_json())["buckets"].items()}
-
-
 def _samples(seconds: tuple[Second, ...], rng: random.Random, speed: float, workers: int) -> tuple[Sample, ...]:
     samples = []
     for second in seconds:
@@ -151,9 +147,7 @@ def _checks(broken: tuple[Broken, ...], gateways: int, *, unseen: bool) -> tuple
         if unseen and promise in {"limit-exceeded", "no-event"}:
             checks.append(Check(promise=promise, state="not checked", why_not="the store of this target is not ours"))
         else:
-            checks.append(
-                Check(promise=promise, state="broken" if own else "held", looked_at=gateways, broken=own)
-            )
+            checks.append(Check(promise=promise, state="broken" if own else "held", looked_at=gateways, broken=own))
     return tuple(checks)
 
 
@@ -189,7 +183,7 @@ def result(
     samples = _samples(tuple(seconds), fleet.rng, speed, workers)
     processes = samples[0].cores
     made = RunResult(
-        scenario=msgspec.to_builtins(plan),
+        scenario=msgspec.json.decode(msgspec.json.encode(plan)),
         seed=seed,
         plan_digest="9f2c41d07be85a366e0d",
         target="embedded",
@@ -209,10 +203,10 @@ def result(
             Mark(30.0, 34.0, "slow-save", "slow-save"),
         ),
         histograms={
-            "latency": _buckets(fleet.all_latency),
-            "service": _buckets(fleet.all_service),
-            "login": _buckets(fleet.all_login),
-            "lag": _buckets(lag),
+            "latency": fleet.all_latency.buckets,
+            "service": fleet.all_service.buckets,
+            "login": fleet.all_login.buckets,
+            "lag": lag.buckets,
         },
         refusals={"login: server unavailable": sum(s.refused for s in seconds) - 31, "FAILURE": 31},
         lost_connections={"closed by the broker": sum(s.lost for s in seconds) - 90, "time-out": 90},

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 _START_TIMEOUT_S: Final = 30.0
 _ANSWER_TIMEOUT_S: Final = 30.0
@@ -66,14 +67,14 @@ class Look:
             self.complaints.append(str(parameters["args"]))
         elif method == "Log.entryAdded":
             self.complaints.append(str(parameters["entry"]))
-        elif method == "Network.requestWillBeSent" and not parameters.get("documentURL") == parameters["request"]["url"]:
+        elif method == "Network.requestWillBeSent" and parameters["documentURL"] != parameters["request"]["url"]:
             self.requests.append(parameters["request"]["url"])
 
 
 class Browser:
     """A running browser."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._numbers = itertools.count(1)
         self._looks: dict[str, Look] = {}

@@ -47,7 +47,8 @@ def main() -> None:
         say(Failure(orders.worker, "this host allows 1 open file; raise the limit"))
         sys.exit(1)
     say(Ready(orders.worker))
-    msgspec.json.decode(sys.stdin.readline(), type=Begin)
+    begin = msgspec.json.decode(sys.stdin.readline(), type=Begin)
+    time.sleep(max(0.0, begin.starts_at - time.time()))
     if mode == "babbles":
         sys.stdout.write("Good morning\n")
         sys.stdout.flush()

@@ -13,8 +13,8 @@ _GOOD = Host(
 )  # fmt: skip
 
 
-def _found(here: Host, gateways: int = 1_000, **more: object) -> dict[str, Finding]:
-    return {one.check: one for one in examine(here, gateways, **more)}  # type: ignore[arg-type]  # the test's own
+def _found(here: Host, *, target: str = "embedded", at_once: int = 0) -> dict[str, Finding]:
+    return {one.check: one for one in examine(here, 1_000, target=target, at_once=at_once)}
 
 
 def test_a_good_host_carries_fifty_thousand() -> None:
@@ -25,24 +25,24 @@ def test_a_good_host_carries_fifty_thousand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "more", "level"),
+    ("check", "changes", "target", "at_once", "level"),
     [
-        ("open files", {"open_files": 1_024}, {}, "too small"),
-        ("ports", {"ports": (60_000, 60_999)}, {"target": "mqtt://broker"}, "too small"),
-        ("memory", {"available_bytes": 302 << 20}, {}, "too small"),
-        ("cores", {"cores": 2}, {"target": "mosquitto"}, "warning"),
-        ("backlog", {"somaxconn": 128}, {}, "warning"),
-        ("backlog", {}, {"at_once": 200, "target": "mosquitto"}, "warning"),
-        ("nodelay", {}, {"target": "mqtt://broker"}, "warning"),
-        ("clock", {"clock": "acpi_pm"}, {}, "warning"),
-        ("load", {"load": 5.0}, {}, "warning"),
+        ("open files", {"open_files": 1_024}, "embedded", 0, "too small"),
+        ("ports", {"ports": (60_000, 60_999)}, "mqtt://broker", 0, "too small"),
+        ("memory", {"available_bytes": 302 << 20}, "embedded", 0, "too small"),
+        ("cores", {"cores": 2}, "mosquitto", 0, "warning"),
+        ("backlog", {"somaxconn": 128}, "embedded", 0, "warning"),
+        ("backlog", {}, "mosquitto", 200, "warning"),
+        ("nodelay", {}, "mqtt://broker", 0, "warning"),
+        ("clock", {"clock": "acpi_pm"}, "embedded", 0, "warning"),
+        ("load", {"load": 5.0}, "embedded", 0, "warning"),
     ],
 )
 def test_what_is_not_well_is_told_with_what_to_do(
-    check: str, changes: dict[str, object], more: dict[str, object], level: str
+    check: str, changes: dict[str, object], target: str, at_once: int, level: str
 ) -> None:
     """Each in its own line; everything else stays well."""
-    found = _found(msgspec.structs.replace(_GOOD, **changes), **more)[check]
+    found = _found(msgspec.structs.replace(_GOOD, **changes), target=target, at_once=at_once)[check]
     assert found.level == level
     assert found.advice
     assert found.seen

@@ -51,7 +51,6 @@ def test_all_are_online_when_the_last_worker_says_so() -> None:
     """The moment is kept, whatever comes after it."""
     gathered = Gathering(scenario(4), 2)
     gathered.take(_moment(0, 1.0, Second(at_s=1), online=2))
-    assert gathered.all_online_at_s is None
     gathered.take(_moment(1, 2.5, Second(at_s=2), online=2))
     gathered.take(_moment(1, 3.5, Second(at_s=3), online=1))
     assert gathered.all_online_at_s == 2.5

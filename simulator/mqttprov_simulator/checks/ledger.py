@@ -48,7 +48,8 @@ class Ledger:
         self._found: Final = _Findings()
         self._told_to: Final[dict[str, Told]] = {}  # by fingerprint: who was told it first
         self._devices: Final[dict[str, ToldDevice]] = {}  # by folded device name
-        self._replies = 0
+        self._replies = 0  # with credentials that were new to their gateway
+        self._repeated = 0
         most = {(t.profile, t.name): t.max_registrations for t in scenario.tokens if t.max_registrations is not None}
         self._most: Final = most
         self._token_of: Final[dict[str, tuple[str, str]]] = {}  # of gateways behind a token with a maximum
@@ -122,6 +123,7 @@ class Ledger:
         What a recording knows and no moment said (a worker that was cut off) is entered first.
         """
         for recording in recordings:
+            self._repeated += recording.repeated
             for one in recording.standings:
                 known = self._devices.get(fold(one.device))
                 for fingerprint in one.fingerprints:
@@ -149,11 +151,11 @@ class Ledger:
         ended = sum(action.kind in {"suspend-devices", "revoke-token"} for action in self._scenario.actions)
         nobody = "no gateway was told credentials"
         return {
-            "limit-exceeded": (len(self._most), "no token of the scenario has a maximum"),
+            "limit-exceeded": (sum(map(len, self._registered.values())), "no token of the scenario has a maximum"),
             "told-not-durable": (len(self._told_to), nobody),
-            "reply-to-another": (self._replies, nobody),
+            "reply-to-another": (self._replies + self._repeated, nobody),
             "shared-credential": (len(self._told_to), nobody),
-            "answer-changed": (self._replies - len(self._told_to), "no gateway was given one answer twice"),
+            "answer-changed": (self._repeated, "no gateway was given one answer twice"),
             "no-event": (0, "the target's state directory is not ours to see (--state-dir)"),
             "old-still-works": (
                 sum(len(device.fingerprints) - 1 for device in devices) or ended,

@@ -40,7 +40,7 @@ class StoreWatch:
         self._path: Final = state / _DATABASE
         self._keys: Final = {token.key for token in tokens.values()}
         self._told: Final[set[tuple[str, str]]] = set()
-        self._looks = 0
+        self._devices = 0  # that they have registered, as of the last look
 
     def look(self, at_s: float) -> list[Broken]:
         """Count what tokens have registered; give what is wrong and was not told before. To be called each second.
@@ -70,7 +70,7 @@ class StoreWatch:
                 Check(promise="no-event", state="not checked", why_not=why),
             ]
         return [
-            Check(promise="limit-exceeded", state=_state(over), looked_at=self._looks, broken=tuple(over)),
+            Check(promise="limit-exceeded", state=_state(over), looked_at=self._devices, broken=tuple(over)),
             Check(promise="no-event", state=_state(missing), looked_at=looked_at, broken=tuple(missing)),
         ]
 
@@ -79,10 +79,11 @@ class StoreWatch:
 
     def _counts(self, database: sqlite3.Connection, at_s: float) -> list[Broken]:
         found = []
-        self._looks += 1
+        self._devices = 0
         for key, profile, name, most, used, devices in database.execute(_COUNTS).fetchall():
             if key not in self._keys:
                 continue
+            self._devices += devices
             token = f"the token {profile}/{name}"
             if most is not None and devices > most and self._is_new(key, "over"):
                 seen = f"{token} has registered {devices} devices, at most {most} are allowed"
@@ -123,10 +124,11 @@ def _without_event(database: sqlite3.Connection, devices: Mapping[str, ToldDevic
     for name, told in devices.items():
         device_id, generations = there.get(name, (None, 0))
         events, needed = granted.get(device_id or "", 0), len(told.fingerprints)
-        if generations < needed:
-            yield _broken(told.gateways, at_s, f"told {needed} different credentials, the store has {generations}")
-        if events < needed:
-            yield _broken(told.gateways, at_s, f"told {needed} different credentials, the chain has {events} events")
+        if min(generations, events) < needed:
+            seen = (
+                f"{needed} different credentials were told, the store has {generations} and the chain {events} events"
+            )
+            yield _broken(told.gateways, at_s, seen)
     for device_id, name, token in database.execute(_REGISTRATIONS):
         if device_id not in granted:
             yield _broken((), at_s, f"a registration of token {token} is counted for {name}, which no event grants")

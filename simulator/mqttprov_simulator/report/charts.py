@@ -1,4 +1,4 @@
-"""What the charts of a page show, as plain values: `page.js` draws them. Pure; no words about looks but colour names."""
+"""What the charts of a page show, as plain values: `page.js` draws them. Pure; of looks only the names of colours."""
 
 from typing import Final, Literal
 
@@ -117,8 +117,11 @@ def _rates(result: RunResult, length: int, steps: list[Second]) -> Chart:
 
 
 def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
-    tails = [figures.percentile_ms(step.latency, 99) for step in steps]
-    worst = max(((value, step.at_s) for value, step in zip(tails, steps, strict=True) if value is not None), default=None)
+    histograms = [Histogram.of(step.latency) for step in steps]
+    tails = [histogram.percentile_ms(99) for histogram in histograms]
+    worst = max(
+        ((value, step.at_s) for value, step in zip(tails, steps, strict=True) if value is not None), default=None
+    )
     says = "No gateway was registered."
     if worst is not None:
         says = (
@@ -135,7 +138,7 @@ def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
         x=_middles(length, steps),
         series=(
             Series("p99", "red", tails),
-            Series("p50", "blue", [figures.percentile_ms(step.latency, 50) for step in steps]),
+            Series("p50", "blue", [histogram.percentile_ms(50) for histogram in histograms]),
         ),
     )
 

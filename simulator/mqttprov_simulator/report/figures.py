@@ -48,7 +48,7 @@ def load(result: RunResult) -> Load | None:
         return None
     arriving = [s for s in busy if s.at_s <= last_due_s]
     # In the first second the first gateways are still on their way, the last one is rarely a whole one.
-    arriving = arriving[1:] if len(arriving) >= 3 else arriving
+    arriving = arriving[1:-1] if len(arriving) >= 3 else arriving
     offered, achieved = _per_second(s.due for s in arriving), _per_second(s.registered for s in arriving)
     if achieved >= KEEPS_UP * offered:
         return Load(tuple(arriving), offered, achieved, achieved)
@@ -85,7 +85,12 @@ def samples_under_load(result: RunResult) -> tuple[Sample, ...]:
     if under_load is None:
         return ()
     whole_seconds = {second.at_s for second in under_load.seconds}
-    return tuple(sample for sample in result.samples if round(sample.at_s - 1) in whole_seconds)
+    return tuple(sample for sample in result.samples if second_of(sample) in whole_seconds)
+
+
+def second_of(sample: Sample) -> int:
+    """Give the second that a sample is about, which ended about at its time."""
+    return round(sample.at_s - 1)
 
 
 def swarm_cores(result: RunResult, sample: Sample) -> dict[str, float]:

@@ -23,7 +23,8 @@ class _Form(msgspec.Struct):
 
 def write_result(path: Path, result: RunResult) -> None:
     """Write a result; the same result gives the same bytes. Raises OSError."""
-    write_whole(path, msgspec.json.encode(result, order="deterministic") + b"\n", mode=_READABLE)
+    content = msgspec.json.encode(msgspec.to_builtins(result, str_keys=True), order="deterministic")
+    write_whole(path, content + b"\n", mode=_READABLE)
 
 
 def read_result(path: Path) -> RunResult:

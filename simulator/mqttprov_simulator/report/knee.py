@@ -48,6 +48,7 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True):
 def step_of(result: RunResult, asked_per_s: float, p99_ms: float, refusals: Sequence[str]) -> Step:
     """Judge a run at a rate; `refusals` say why its figures are not the server's (`verdict.refused_because`)."""
     load, got_ms = figures.load(result), figures.latency_ms(result, 99)
+    why_not: str | None
     limit: Literal["server", "generator"] | None = "server"
     if refusals:
         why_not, limit = refusals[0], "generator"
@@ -99,10 +100,7 @@ def knee(steps: Sequence[Step], p99_ms: float) -> Knee:
     if first_miss is not None and first_miss.limit is not None:
         limit = first_miss.limit
     kept = f"a p99 of {words.milliseconds(p99_ms)}"
-    if highest is None:
-        says = f"No rate that was tried keeps {kept}."
-    else:
-        says = f"{words.rate(highest)} keep {kept}."
+    says = f"No rate that was tried keeps {kept}." if highest is None else f"{words.rate(highest)} keep {kept}."
     if first_miss is not None:
         says += f" {words.rate(first_miss.asked_per_s)} do not: {first_miss.why_not}"
         says += "" if says.endswith(".") else "."

@@ -8,7 +8,7 @@ import msgspec
 
 from mqttprov_simulator.report import figures, words
 from mqttprov_simulator.report.charts import Chart
-from mqttprov_simulator.report.result import Check, RunResult
+from mqttprov_simulator.report.result import Check, Mark, RunResult
 from mqttprov_simulator.running.values import Broken, Second
 
 _NAMED_GATEWAYS: Final = 12
@@ -16,11 +16,21 @@ _NAMED_BREACHES: Final = 20
 _TABLE_STEPS: Final = 300
 _SPARK_STEPS: Final = 60
 
-_TICK: Final = '<path d="M6.5 12.5l3.8 3.8 7.4-8" fill="none" stroke="{0}" stroke-width="2.4" stroke-linecap="round" stroke-linejoin="round"/>'
-_CROSS: Final = '<path d="M8 8l8 8M16 8l-8 8" fill="none" stroke="{0}" stroke-width="2.4" stroke-linecap="round"/>'
-_MARK: Final = '<path d="M12 6.5v7M12 17v.4" fill="none" stroke="{0}" stroke-width="2.6" stroke-linecap="round"/>'
-_DASH: Final = '<path d="M8 12h8" fill="none" stroke="{0}" stroke-width="2.4" stroke-linecap="round"/>'
-_DISC: Final = '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="11" fill="currentColor"/>{0}</svg>'
+
+def _stroke(path: str) -> str:
+    return (
+        f'<path d="{path}" fill="none" stroke="{{0}}" stroke-width="2.4" stroke-linecap="round" '
+        'stroke-linejoin="round"/>'
+    )
+
+
+_TICK: Final = _stroke("M6.5 12.5l3.8 3.8 7.4-8")
+_CROSS: Final = _stroke("M8 8l8 8M16 8l-8 8")
+_MARK: Final = _stroke("M12 6.5v7M12 17v.4")
+_DASH: Final = _stroke("M8 12h8")
+_DISC: Final = (
+    '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="11" fill="currentColor"/>{0}</svg>'
+)
 _RING: Final = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="10" fill="none" stroke="currentColor" '
     'stroke-width="1.6"/>{0}</svg>'
@@ -54,8 +64,13 @@ def head(result: RunResult) -> str:
         f'<p class="facts">{"".join(f"<span>{escape(fact)}</span>" for fact in facts)}</p></div></header>'
         f'<div class="verdict {result.verdict.state}" id="verdict">'
         f"{_DISC.format(sign.format('var(--card)'))}<strong>{title}</strong>"
-        f"{f'<ul>{reasons}</ul>' if reasons else f'<p>{otherwise}</p>'}</div>"
+        f"{f'<ul>{reasons}</ul>' if reasons else f'<p>{otherwise}</p>'}</div>{_warnings(result)}"
     )
+
+
+def _warnings(result: RunResult) -> str:
+    rows = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
+    return f'<ul class="warnings" aria-label="What was found before the run">{rows}</ul>' if rows else ""
 
 
 def four_figures(result: RunResult) -> str:
@@ -64,7 +79,7 @@ def four_figures(result: RunResult) -> str:
     _, steps = figures.in_steps(result.seconds, _SPARK_STEPS)
     online = [float(step.states.get("online", 0)) for step in steps]
     missing = result.expected - result.online_at_end
-    rates = "–" if under_load is None else words.rate(under_load.registrations_per_s)
+    rates = words.UNKNOWN if under_load is None else words.rate(under_load.registrations_per_s)
     offered = "nothing was due" if under_load is None else f"{words.rate(under_load.offered_per_s)} arrived"
     p50, p99 = (words.milliseconds(figures.latency_ms(result, percent)) for percent in (50, 99))
     every = f"all of {words.count(result.expected)} expected" if missing <= 0 else f"{words.count(missing)} are missing"
@@ -132,7 +147,7 @@ def _promise(check: Check) -> str:
     }[check.state]
     more = ""
     if check.broken:
-        left = len(check.broken) - _NAMED_BREACHES
+        left = max(check.in_all, len(check.broken)) - _NAMED_BREACHES
         rows = "".join(f"<li>{_breach(broken)}</li>" for broken in check.broken[:_NAMED_BREACHES])
         rest = f"<li>and {words.several(left, 'more time')}</li>" if left > 0 else ""
         more = f'<ol class="details">{rows}{rest}</ol>'
@@ -158,12 +173,15 @@ def _breach(broken: Broken) -> str:
 
 def marks(result: RunResult, letters: Sequence[str]) -> str:
     """Give what the letters on the charts mean."""
-    rows = "".join(
-        f"<li><b>{letter}</b><span>{escape(mark.name)}{'' if mark.kind == mark.name else f' ({escape(mark.kind)})'} "
-        f'<span class="soft">{mark.at_s:g}{f" – {mark.until_s:g}" if mark.until_s > mark.at_s else ""} s</span></span></li>'
-        for mark, letter in zip(result.marks, letters, strict=True)
-    )
+    rows = "".join(f"<li><b>{letter}</b>{_mark(mark)}</li>" for mark, letter in zip(result.marks, letters, strict=True))
     return f'<ul class="marks" aria-label="What was done to the run">{rows}</ul>' if rows else ""
+
+
+def _mark(mark: Mark) -> str:
+    kind = "" if mark.kind == mark.name else f" ({mark.kind})"
+    until = f" to {mark.until_s:g}" if mark.until_s > mark.at_s else ""
+    note = f", {mark.note}" if mark.note else ""
+    return f'<span>{escape(mark.name + kind)} <span class="soft">{mark.at_s:g}{until} s{escape(note)}</span></span>'
 
 
 def figure(chart: Chart, *, wide: bool) -> str:
@@ -181,7 +199,8 @@ def tables(result: RunResult) -> str:
     kinds = [kind for kind in ("latency", "service", "login", "telemetry", "rpc", "lag") if result.histograms.get(kind)]
     percents = (50, 90, 99, 99.9, 100)
     rows = [
-        [kind, *(words.milliseconds(figures.latency_ms(result, percent, kind)) for percent in percents)] for kind in kinds
+        [kind, *(words.milliseconds(figures.latency_ms(result, percent, kind)) for percent in percents)]
+        for kind in kinds
     ]
     parts = [
         _table_card("Latency", ["", "p50", "p90", "p99", "p99.9", "max"], rows),
@@ -199,7 +218,11 @@ def _costs(result: RunResult) -> list[list[str]]:
     rows = []
     for name in dict.fromkeys([*result.cpu_s, *result.rss_bytes]):
         used_s = result.cpu_s.get(name)
-        each = "–" if not used_s or not result.registered else f"{words.count(used_s * 1e6 / result.registered)} µs"
+        each = (
+            words.UNKNOWN
+            if not used_s or not result.registered
+            else f"{words.count(used_s * 1e6 / result.registered)} µs"
+        )
         size = result.rss_bytes.get(name)
         rows.append([name, words.seconds(used_s), each, words.UNKNOWN if size is None else words.memory(size)])
     return rows

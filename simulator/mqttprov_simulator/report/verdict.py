@@ -22,8 +22,8 @@ _COSTS: Final = {
 def verdict(result: RunResult, scenario: Scenario) -> Verdict:
     """Judge a run; what its `verdict` says so far does not matter.
 
-    A broken promise, a missed threshold or an error fails it. Figures that are the generator's own or the host's make it
-    refused, and the reasons stay there when it failed as well.
+    A broken promise, a missed threshold or an error fails it. Figures that are the generator's or the host's own are
+    refused, and these reasons are there too when it failed.
     """
     misses = tuple(_misses(result, scenario))
     failures = [*result.errors, *_broken(result), *map(_sentence, misses)]

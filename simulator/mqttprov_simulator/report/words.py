@@ -4,7 +4,7 @@ from typing import Final
 
 from mqttprov_simulator.running.values import Promise
 
-UNKNOWN: Final = "–"
+UNKNOWN: Final = "-"
 
 # What a promise says when it holds, and which of DESIGN section 3 it is.
 PROMISES: Final[dict[Promise, tuple[str, str]]] = {

@@ -3,8 +3,10 @@
 Only this module and `dask_crew` know Dask. What travels is JSON of ours; a task is this module's `carry`.
 """
 
+import contextlib
 import queue
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -22,20 +24,24 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
     `run` names what is said to and fro: events of that topic hold the worker's words, the variable `<run>-begin` when
     the run starts, the event `<run>-stop` that it is to end early. `version` is that of whoever asks.
     """
-    from distributed import Event, Variable, get_worker  # noqa: PLC0415 - an optional package
+    from distributed import Event, Variable, get_client, get_worker  # noqa: PLC0415 - an optional package
 
     orders = msgspec.json.decode(assignment, type=Assignment)
     if version != mqttprov.__version__:
         text = f"a machine of the cluster has mqttprov {mqttprov.__version__}, this one {version}; install the same"
         return msgspec.json.encode(Failure(orders.worker, text))
-    worker = get_worker()
-    begin, stop = Variable(f"{run}-begin"), Event(f"{run}-stop")
+    worker, client = get_worker(), get_client()
+    begin, stop = Variable(f"{run}-begin", client), Event(f"{run}-stop", client)
     said: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
+
+    def lost(error: Exception) -> None:
+        said.put(Failure(orders.worker, f"worker {orders.worker} hears the scheduler no more: {error}"))
+
     crew = LocalCrew()
     ended = threading.Event()
     try:
         crew.start([orders], said.put)
-        threading.Thread(target=_obey, args=(crew, begin, stop, ended), daemon=True).start()
+        threading.Thread(target=_obey, args=(crew, begin, stop, ended, lost), daemon=True).start()
         while True:
             word = said.get()
             if isinstance(word, Recording | Failure):
@@ -46,18 +52,17 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
         crew.end()
 
 
-def _obey(crew: LocalCrew, begin: Any, stop: Any, ended: threading.Event) -> None:
-    """Pass on when the run begins and that it is to stop; both are kept by the scheduler."""
+def _obey(crew: LocalCrew, begin: Any, stop: Any, ended: threading.Event, lost: Callable[[Exception], None]) -> None:
+    """Pass on when the run begins and that it is to stop; the scheduler keeps both words."""
     begun = False
-    while not ended.is_set():
-        try:
+    try:
+        while not ended.is_set():
+            if stop.wait(timeout=0 if not begun else _LISTEN_S):
+                crew.stop()
+                return
             if not begun:
-                crew.begin(msgspec.json.decode(begin.get(timeout=_LISTEN_S), type=Begin).starts_at)
-                begun = True
-            elif stop.wait(timeout=_LISTEN_S):
-                crew.stop()
-                return
-        except TimeoutError:
-            if stop.is_set():
-                crew.stop()
-                return
+                with contextlib.suppress(TimeoutError):
+                    crew.begin(msgspec.json.decode(begin.get(timeout=_LISTEN_S), type=Begin).starts_at)
+                    begun = True
+    except Exception as error:  # noqa: BLE001 - a thread's error would vanish; it ends the worker
+        lost(error)

@@ -188,7 +188,8 @@ class _Run:
         read.update({f"swarm-{worker}": cpu for worker, cpu in self._gathered.cpu.items()})
         cores = {}
         for part, (at_s, used_s) in read.items():
-            before_s, before_used_s = self._sampled.get(part, (0.0, 0.0))
+            # A worker's first word counts what it had used before the run: it is where counting begins.
+            before_s, before_used_s = self._sampled.get(part, (at_s, used_s))
             if at_s > before_s:
                 cores[part] = max(0.0, used_s - before_used_s) / (at_s - before_s)
         self._sampled = read
@@ -205,7 +206,7 @@ class _Run:
             self._errors.append(f"it was ended early, {self._stopped_at_s:.1f} s after its start")
         trouble = target.trouble()
         result = RunResult(
-            scenario=msgspec.to_builtins(scenario),
+            scenario=msgspec.json.decode(msgspec.json.encode(scenario)),
             seed=scenario.seed,
             plan_digest=plan_digest(scenario),
             target=target.name,
@@ -225,7 +226,10 @@ class _Run:
             refusals=counted(recording.refusals for recording in recordings),
             lost_connections=counted(recording.lost_connections for recording in recordings),
             strikes=counted(recording.strikes for recording in recordings),
-            cpu_s={**self._processes.cpu_s(), **{f"swarm-{one.worker}": one.cpu_s for one in recordings}},
+            cpu_s={
+                **self._processes.cpu_s(),
+                **{f"swarm-{one.worker}": one.cpu_s - one.prepared_cpu_s for one in recordings},
+            },
             rss_bytes={**self._processes.rss_bytes(), **{f"swarm-{one.worker}": one.rss_bytes for one in recordings}},
             tcp_counters=counters,
             checks=tuple(self._ledger.close(recordings, of_store)),

@@ -4,7 +4,9 @@ The assignments hold provision secrets: a cluster whose scheduler is not on this
 """
 
 import secrets
+import time
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -83,14 +85,16 @@ class DaskCrew:
     def end(self) -> None:
         """Let go of the cluster, once its workers have ended or after some seconds."""
         if self._signals is not None:
-            from distributed import wait  # noqa: PLC0415 - an optional package
-
             self.stop()
-            try:
-                wait(self._futures, timeout=_END_TIMEOUT_S)
-            except TimeoutError:
-                self._client.cancel(self._futures)
+            until_s = time.monotonic() + _END_TIMEOUT_S
+            for future in self._futures:
+                try:
+                    future.exception(timeout=max(0.1, until_s - time.monotonic()))
+                except (TimeoutError, CancelledError):
+                    future.cancel()
+            self._futures.clear()
             self._signals[0].delete()
+            self._signals = None
         self._client.close()
 
     @staticmethod

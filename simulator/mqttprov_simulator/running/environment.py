@@ -1,5 +1,6 @@
 """What this host is and allows, and whether a fleet fits on it: for the doctor, before each run, and in each result."""
 
+import math
 import os
 import platform
 import resource
@@ -9,6 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 import mqttprov
+from mqttprov_simulator.host import SPARE_DESCRIPTORS, broker_connections
 from mqttprov_simulator.plan import GATEWAYS_PER_SOURCE
 from mqttprov_simulator.report.result import Environment
 
@@ -17,7 +19,6 @@ SWARM_BYTES: Final = 4_400
 BROKER_BYTES: Final = 3_900
 # The two programs as such, beside their gateways.
 _BASE_BYTES: Final = 300 << 20
-_SPARE_DESCRIPTORS: Final = 64
 _LOOPBACK_SOURCES: Final = 250
 _MOSQUITTO_BACKLOG: Final = 100
 _ENOUGH_BACKLOG: Final = 1_024
@@ -118,13 +119,12 @@ def most_gateways(findings: list[Finding]) -> int:
 
 
 def _open_files(here: Host, gateways: int, workers: int, *, ours: bool) -> Finding:
-    # A broker of ours has each gateway's connection and, while it is being replaced, its last one.
-    each = 2 if ours else 1
-    most = (here.open_files - _SPARE_DESCRIPTORS) // each * (1 if ours else workers)
+    each = broker_connections(4) / 4 if ours else 1.0
+    most = int((here.open_files - SPARE_DESCRIPTORS) / each) * (1 if ours else workers)
     shown = "unlimited" if here.open_files >= 2**60 else str(here.open_files)
     if gateways <= most:
         return Finding("open files", "ok", f"{shown} for a process", most=most)
-    needed = each * gateways + _SPARE_DESCRIPTORS
+    needed = math.ceil(each * gateways) + SPARE_DESCRIPTORS
     return Finding(
         "open files", "too small", f"{shown} for a process, {needed} are needed",
         f"run 'ulimit -Hn {needed}' as root before it" + ("" if ours else ", or use more --processes"), most,

@@ -10,7 +10,7 @@ from typing import Final
 
 from mqttprov_simulator.report.result import Mark
 from mqttprov_simulator.scenario.model import Action, Scenario, TargetFault
-from mqttprov_simulator.targets.actions import act
+from mqttprov_simulator.targets.actions import perform
 from mqttprov_simulator.targets.target import Target, TargetError
 
 _JOIN_TIMEOUT_S: Final = 60.0
@@ -91,7 +91,7 @@ class Interventions:
         self._at(action.at_s, action.name or action.kind, action.kind, lambda: self._act(action))
 
     def _act(self, action: Action) -> str:
-        done = act(action, self._scenario, self._target, began=self._starts_at, stopping=self._over)
+        done = perform(action, self._scenario, self._target, began=self._starts_at, stopping=self._over)
         not_done = "".join(f"; not {several}: {why}" for why, several in done.not_done.items())
         return f"{done.devices} devices{not_done}"
 
@@ -111,7 +111,7 @@ class Interventions:
             self._fail(f"{name} at {at_s:g} s: {type(error).__name__}: {error}")
         with self._lock:
             self._going_on.remove(name)
-            self._marks.append(Mark(began_s, self._now_s(), name, kind, came_of_it))
+            self._marks.append(Mark(round(began_s, 3), round(self._now_s(), 3), name, kind, came_of_it))
 
     def _fail(self, text: str) -> None:
         with self._lock:

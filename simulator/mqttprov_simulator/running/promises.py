@@ -66,6 +66,7 @@ class Promises:
         self._broken: list[Broken] = []
         self._listed: Counter[Promise] = Counter()
         self.older: Final[list[Holding]] = []
+        self.repeated = 0  # how often a gateway was told what it had been told before
 
     def take_told(self) -> tuple[Told, ...]:
         """Give what was told since the last call."""
@@ -97,7 +98,10 @@ class Promises:
             self.note_broken("reply-to-another", at_s, f"it got the reply for {reply.device}", holding)
         elif not awaited:
             self.note_broken("reply-to-another", at_s, "it got a reply that it had not asked for", holding)
-        if reply.fingerprint is None or (holding.told and holding.told[-1] == reply.fingerprint):
+        if reply.fingerprint is None:
+            return
+        if holding.told and holding.told[-1] == reply.fingerprint:
+            self.repeated += 1
             return
         if holding.told:
             self._told_anew(holding, at_s, own=own)

@@ -320,6 +320,7 @@ class _Worker:
             rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             ended_at_s=round(ended_at_s, 3),
             prepared_cpu_s=prepared_cpu_s,
+            repeated=watch.promises.repeated,
         )
 
     async def _close(self, population: Population) -> None:

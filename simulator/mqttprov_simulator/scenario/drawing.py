@@ -167,14 +167,15 @@ def life_chance(scenario: Scenario, drawn: DrawnGateway) -> ChanceStream:
 
 def planned_end_s(scenario: Scenario) -> float:
     """Say when the last arrival, timed fault and action of the plan is over."""
-    ends = [_last_arrival_s(scenario.seed, group) for group in scenario.groups]
+    ends = [last_arrival_s(scenario.seed, group) for group in scenario.groups]
     ends += [fault.at_s + fault.spread_s + fault.for_s for fault in scenario.faults if fault.at_s is not None]
     ends += [fault.at_s + fault.for_s for fault in scenario.target_faults]
     ends += [action.at_s + action.for_s for action in scenario.actions]
     return max(ends)
 
 
-def _last_arrival_s(seed: int, group: Group) -> float:
+def last_arrival_s(seed: int, group: Group) -> float:
+    """Say when all gateways of a group have arrived."""
     match group.arrivals:
         case Storm(within_s=within_s, begins_s=begins_s):
             return begins_s + within_s

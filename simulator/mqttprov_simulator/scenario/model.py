@@ -17,6 +17,8 @@ Rate = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# What people call something that happens: blanks are welcome.
+Title = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9._ -]*[A-Za-z0-9._-])?$")]
 
 Credentials = Literal["ACCESS_TOKEN", "MQTT_BASIC", "X509_CERTIFICATE"]
 
@@ -154,7 +156,7 @@ class GatewayFault(_Value, frozen=True):
         "wrong-secret",
         "clock-skew",
     ]
-    name: Name | None = None
+    name: Title | None = None
     groups: tuple[Name, ...] = ()
     probability: Share | None = None
     at_s: Seconds | None = None
@@ -171,7 +173,7 @@ class TargetFault(_Value, frozen=True):
     kind: Literal["broker-restart", "broker-kill", "responder-stop", "responder-kill", "responder-freeze", "disk-full"]
     at_s: Seconds
     for_s: Seconds = 0.0
-    name: Name | None = None
+    name: Title | None = None
 
 
 class Action(_Value, frozen=True):
@@ -190,7 +192,7 @@ class Action(_Value, frozen=True):
     profile: Name = "default"
     token: Name | None = None
     cascade: bool = False
-    name: Name | None = None
+    name: Title | None = None
 
 
 class Stop(_Value, frozen=True):
@@ -288,4 +290,30 @@ KINDS: dict[str, tuple[str, str]] = {
     "responder-kill": ("at its time", "the responder is ended with SIGKILL and started again after `for_s`"),
     "responder-freeze": ("at its time", "the responder stands still (SIGSTOP) for `for_s`"),
     "disk-full": ("at its time", "the responder's files cannot grow for `for_s`"),
+}
+
+# kind -> (the keys that only some kinds have a use for, those of them without which it makes no sense).
+_DEVICES = frozenset({"groups", "share", "for_s"})
+_GATEWAYS = frozenset({"groups", "share"})
+USES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "cut-before-request": (_GATEWAYS, frozenset()),
+    "cut-after-request": (_GATEWAYS, frozenset()),
+    "reply-lost": (_GATEWAYS, frozenset()),
+    "latency": (_GATEWAYS | {"for_s"}, frozenset({"for_s"})),
+    "stalled-reader": (_GATEWAYS | {"for_s"}, frozenset({"for_s"})),
+    "power-loss": (_GATEWAYS | {"for_s"}, frozenset()),
+    "slow-save": (_GATEWAYS | {"for_s"}, frozenset({"for_s"})),
+    "failed-save": (_GATEWAYS, frozenset()),
+    "wrong-secret": (_GATEWAYS, frozenset()),
+    "clock-skew": (_GATEWAYS | {"skew_s"}, frozenset({"skew_s"})),
+    "broker-restart": (frozenset({"for_s"}), frozenset()),
+    "broker-kill": (frozenset({"for_s"}), frozenset()),
+    "responder-stop": (frozenset({"for_s"}), frozenset()),
+    "responder-kill": (frozenset({"for_s"}), frozenset()),
+    "responder-freeze": (frozenset({"for_s"}), frozenset({"for_s"})),
+    "disk-full": (frozenset({"for_s"}), frozenset({"for_s"})),
+    "rotate-devices": (_DEVICES, frozenset()),
+    "suspend-devices": (_DEVICES, frozenset()),
+    "resume-devices": (_DEVICES, frozenset()),
+    "revoke-token": (frozenset({"token", "profile", "cascade"}), frozenset({"token"})),
 }

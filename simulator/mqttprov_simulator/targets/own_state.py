@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.admin import Admin, StateError, StoreUnavailable, initialise
-from mqttprov_simulator.host import HostLimitError, allow_connections
+from mqttprov_simulator.host import HostLimitError, allow_connections, broker_connections
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.preparing import Prepared, prepare
 from mqttprov_simulator.targets.target import TargetError
@@ -41,7 +41,7 @@ def allow_broker(scenario: Scenario) -> None:
     Raises TargetError.
     """
     try:
-        allow_connections(scenario.gateways + scenario.gateways // 4)
+        allow_connections(broker_connections(scenario.gateways))
     except HostLimitError as error:
         raise TargetError(str(error)) from error
 

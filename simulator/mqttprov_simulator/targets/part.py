@@ -133,8 +133,10 @@ class Part:
             if self._has(*_ENDS):
                 return  # it is started by the last of them
             if what in _ENDS:
-                self._await_end(_ENDS[what])
-                self.start()
+                try:
+                    self._await_end(_ENDS[what])
+                finally:
+                    self.start()
                 return
             if what == _FREEZE and not self._has(_FREEZE):
                 self._send(signal.SIGCONT)

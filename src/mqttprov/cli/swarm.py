@@ -104,7 +104,7 @@ def run(
 
     played = loaded(scenario, gateways, seed)
     where = place(target, processes, cluster, key, secret_file, state_dir, tls_ca)
-    with _stopping() as stop:
+    with stopping() as stop:
         result = played_once(played, where, command=_command(scenario, played, where), stop=stop)
     if out is not None:
         write_result(out, result)
@@ -189,6 +189,8 @@ def played_once(scenario: "Scenario", where: "Where", *, command: str, stop: thr
         with LiveView(progress_console(stderr=True), live=True) as view:
             return play(scenario, where, command=command, watch=view.update, stop=stop, tell=_warn)
     except (RunError, CrewError, TargetError) as error:
+        if stop.is_set():  # it was told while something was being made, which then failed
+            raise KeyboardInterrupt from error
         raise Failure(str(error)) from error
 
 
@@ -197,7 +199,7 @@ def _warn(finding: "Finding") -> None:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
+def stopping() -> Iterator[threading.Event]:
     """Give what the first Ctrl-C or SIGTERM sets; the second one interrupts at once."""
     stop = threading.Event()
 

@@ -22,11 +22,11 @@ def told(gateway: str, device: str, fingerprint: str, at_s: float = 1.0) -> Mome
     return Moment(worker=0, at_s=at_s, second=Second(at_s=1), told=(Told(gateway, device, fingerprint, at_s),))
 
 
-def recording(*standings: Standing) -> Recording:
+def recording(*standings: Standing, repeated: int = 0) -> Recording:
     """Make what a worker says at its end."""
     return Recording(worker=0, gateways=1, latency={}, service={}, lag={}, login={}, telemetry={}, rpc={}, refusals={},
                      lost_connections={}, strikes={}, standings=list(standings), cpu_s=0.0, rss_bytes=0,
-                     ended_at_s=9.0)  # fmt: skip
+                     ended_at_s=9.0, repeated=repeated)  # fmt: skip
 
 
 def by_promise(checks: list[Check]) -> dict[str, Check]:
@@ -95,12 +95,12 @@ def test_what_could_not_be_seen_broken_is_not_called_held() -> None:
     assert "--state-dir" in (checks["no-event"].why_not or "")
 
     ledger = Ledger(SCENARIO)
-    for fingerprint in ("f1", "f1", "f2"):
+    for fingerprint in ("f1", "f2"):
         ledger.take(told("a/000001", "a-000001", fingerprint))
     store = [Check(promise=promise, state="held", looked_at=5) for promise in ("no-event", "limit-exceeded")]
-    checks = by_promise(ledger.close([], store))
+    checks = by_promise(ledger.close([recording(repeated=4)], store))
     assert {check.state for check in checks.values()} == {"held"}
     assert {promise: check.looked_at for promise, check in checks.items()} == {
-        "limit-exceeded": 5, "told-not-durable": 2, "reply-to-another": 3, "shared-credential": 2, "answer-changed": 1,
+        "limit-exceeded": 5, "told-not-durable": 2, "reply-to-another": 6, "shared-credential": 2, "answer-changed": 4,
         "no-event": 5, "old-still-works": 1, "echoed": 200, "let-in": 7, "not-online": 202,
     }  # fmt: skip
