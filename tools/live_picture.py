@@ -1,6 +1,7 @@
 """Makes docs/img/swarm.svg, the picture of a played scenario in the README: `python tools/live_picture.py`."""
 
 import io
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -29,10 +30,10 @@ def main() -> None:
     console.save_svg(str(PICTURE), title="mqttprov swarm")
 
 
-def _liveliness(moment: Progress) -> tuple[int, int]:
-    """Say how much there is to see: faults going on, and how the fleet is spread over its states."""
-    counts = sorted(moment.states.values(), reverse=True)
-    return (len(moment.faults), sum(counts[1:]))
+def _liveliness(moment: Progress) -> tuple[bool, float]:
+    """Say how much there is to see: a fault that goes on, and a fleet that is spread over many states."""
+    shares = [count / moment.gateways for count in moment.states.values()]
+    return (bool(moment.faults), -sum(share * math.log(share) for share in shares))
 
 
 if __name__ == "__main__":
