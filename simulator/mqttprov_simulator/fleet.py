@@ -7,9 +7,10 @@ from typing import Final
 from mqttprov.gateway.requests import encode_request
 from mqttprov_simulator.chance import ChanceStream
 from mqttprov_simulator.driver import Route
+from mqttprov_simulator.gateway_spec import GatewaySpec, Kind
 from mqttprov_simulator.plan import SwarmPlan
 from mqttprov_simulator.tally import Tally
-from mqttprov_simulator.virtual_gateway import GatewaySpec, Kind, VirtualGateway
+from mqttprov_simulator.virtual_gateway import VirtualGateway
 
 
 class Fleet:

@@ -16,10 +16,11 @@ from mqttprov.gateway import actions, events
 from mqttprov.gateway.machine import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.gateway.transitions import State
 from mqttprov_simulator.driver import Link, Route
+from mqttprov_simulator.gateway_spec import GatewaySpec
 from mqttprov_simulator.links import LateLink
 from mqttprov_simulator.scenario.drawing import Chances
 from mqttprov_simulator.scenario.model import GatewayFault
-from mqttprov_simulator.virtual_gateway import GatewaySpec, VirtualGateway, Watcher
+from mqttprov_simulator.virtual_gateway import VirtualGateway, Watcher
 
 OFF: Final = "off"
 _CUT: Final = "cut (fault)"

@@ -7,22 +7,19 @@ the run is over. What goes wrong with a gateway on purpose is `struck_gateway`'s
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
 from mqttprov.gateway import actions, events
-from mqttprov.gateway.backoff import MachineSettings
 from mqttprov.gateway.machine import RESPONSE_TOPIC, GatewayMachine
 from mqttprov.gateway.replies import Refusal, parse_reply
 from mqttprov.gateway.rpc import ATTRIBUTES_TOPIC
 from mqttprov.gateway.transitions import State
 from mqttprov.mqtt import ReasonCode
-from mqttprov_simulator.chance import ChanceStream
-from mqttprov_simulator.disk import Disk
 from mqttprov_simulator.driver import Link, Route
+from mqttprov_simulator.gateway_spec import GatewaySpec
 from mqttprov_simulator.links import OwnTopicsLink
 
 _ONLINE: Final = State.ONLINE.value
@@ -75,45 +72,6 @@ class Watcher(Protocol):
 
     def gave_up(self, gateway: "VirtualGateway") -> None:
         """It has ended, after as many refusals as its kind takes."""
-
-
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """What gateways have in common.
-
-    `version`: protocol level of the operational connection. `stays`: a registered gateway remains online, otherwise it
-    disconnects at once. `gives_up_after`: it ends after so many refusing replies; None: never. `disk`: keep credentials
-    there, None: in memory. `own_topics`: the broker knows neither `me` nor private replies.
-    """
-
-    settings: MachineSettings
-    version: int = 5
-    stays: bool = True
-    gives_up_after: int | None = None
-    disk: Disk | None = None
-    own_topics: bool = False
-
-
-class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One gateway. `number`: its place in the swarm, from 0. `name`: for people; `device`: the device name.
-
-    `request`: the provision request, byte for byte. `certified_route`: how to connect with its own certificate, None if
-    it has none. `lonely_route`: from an address that nobody else has, for one whose failures would lock others out.
-    `folder`: its own one, where its kind keeps credentials on disk.
-    """
-
-    number: int
-    name: str
-    device: str
-    request: bytes
-    kind: Kind
-    route: Route
-    chance: ChanceStream
-    certified_route: Callable[[], Route] | None = None
-    lonely_route: Route | None = None
-    folder: Path | None = None
-
-    def __repr__(self) -> str:
-        return f"GatewaySpec({self.name!r})"
 
 
 class VirtualGateway:
@@ -176,6 +134,11 @@ class VirtualGateway:
     def online(self) -> bool:
         """Whether it is connected with the stored credentials."""
         return self._machine.state is State.ONLINE
+
+    @property
+    def owed(self) -> tuple[int, ...]:
+        """The tokens of what it has said and nobody has acknowledged."""
+        return () if self._link is None else self._link.unacknowledged
 
     def clock_skew_s(self) -> float:
         """Give how wrong its clock is."""

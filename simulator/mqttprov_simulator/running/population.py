@@ -10,6 +10,7 @@ from mqttprov.gateway.requests import ProvisionRequest, encode_request
 from mqttprov_simulator.chance import ChanceStream, sub_seed
 from mqttprov_simulator.disk import Disk
 from mqttprov_simulator.driver import Network, Route
+from mqttprov_simulator.gateway_spec import GatewaySpec, Kind
 from mqttprov_simulator.plan import GATEWAYS_PER_SOURCE
 from mqttprov_simulator.running.expected import expected_of
 from mqttprov_simulator.running.keys import OwnCertificate, own_certificate, server_context
@@ -18,7 +19,7 @@ from mqttprov_simulator.running.values import Assignment, Endpoint
 from mqttprov_simulator.scenario.drawing import Chances, DrawnGateway, concerns, gateways, machine_chance, timed_strikes
 from mqttprov_simulator.scenario.model import GatewayFault, Group
 from mqttprov_simulator.struck_gateway import StrikeWatcher, StruckGateway
-from mqttprov_simulator.virtual_gateway import GatewaySpec, Kind, VirtualGateway
+from mqttprov_simulator.virtual_gateway import VirtualGateway
 
 _VERSIONS: Final = {"3.1.1": 4, "5": 5}
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"

@@ -16,6 +16,8 @@ from mqttprov_simulator.scenario.model import GatewayFault
 from mqttprov_simulator.struck_gateway import StruckGateway
 from mqttprov_simulator.virtual_gateway import VirtualGateway
 
+_OVERDUE_US: Final = 1_000_000
+
 
 class Watch:
     """A `struck_gateway.StrikeWatcher` for the gateways of one worker; `holdings` in the order of their numbers.
@@ -141,6 +143,12 @@ class Watch:
         """Count it with the time that has passed."""
         self.lost_connections["a message was not acknowledged"] += 1
         self.acknowledged(gateway, token)
+
+    def overdue(self, gateway: VirtualGateway, now_s: float) -> None:
+        """At the end, count what it still waits for; not what has only just been said."""
+        for token in gateway.owed:
+            if now_s * 1e6 - token >= _OVERDUE_US:
+                self.unacknowledged(gateway, token)
 
     def gave_up(self, gateway: VirtualGateway) -> None:
         """Never: gateways of a scenario do not."""

@@ -293,6 +293,7 @@ class _Worker:
         self._look_for_absent(gateways, ended_at_s)
         for holding, gateway in zip(self._holdings, gateways, strict=True):
             drawn, expected = holding.drawn, holding.expected
+            watch.overdue(gateway, ended_at_s + self._start_s)
             due = self._scenario.warm_up_s <= drawn.planned_s < ended_at_s
             if due and not (gateway.registered or expected.ended or holding.misled) and expected.entry == "online":
                 count_in(watch.latency, round((ended_at_s - drawn.planned_s) * 1e6))
@@ -306,11 +307,11 @@ class _Worker:
         return Recording(
             worker=self._assignment.worker,
             gateways=len(gateways),
-            latency=watch.latency,
-            service=watch.service,
-            lag=watch.lag,
-            login=watch.login,
-            telemetry=watch.telemetry,
+            latency=dict(watch.latency),
+            service=dict(watch.service),
+            lag=dict(watch.lag),
+            login=dict(watch.login),
+            telemetry=dict(watch.telemetry),
             rpc=rpc,
             refusals=dict(watch.refusals),
             lost_connections=dict(watch.lost_connections),

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from mqttprov_simulator.running.values import Assignment, Endpoint, FromWorker, Moment, Ready, Recording, TokenKey
-from mqttprov_simulator.running.worker import work
+from mqttprov_simulator.running.worker import Orders, work
 from mqttprov_simulator.scenario.model import Constant, Gateway, Group, Scenario, Stop
 
 IMPATIENT = Gateway(backoff_base_s=0.05, backoff_cap_s=0.2, reply_timeout_s=2)
@@ -21,7 +21,6 @@ class Told:
         self.told = [told for moment in self.moments for told in moment.told]
         self.seconds = [second for moment in self.moments for second in moment.closed]
         self.seconds += [self.moments[-1].second] if self.moments else []
-        self.is_ready = any(isinstance(one, Ready) for one in said)
 
     @property
     def recording(self) -> Recording:
@@ -42,9 +41,16 @@ def plan(*groups: Group, **values: Any) -> Scenario:
 
 
 async def run(scenario: Scenario, endpoint: Endpoint, **values: Any) -> Told:
-    """Let one worker run it, beginning now."""
+    """Let one worker run it, beginning once it is ready."""
     said: list[FromWorker] = []
+    orders = Orders()
+
+    def tell(value: FromWorker) -> None:
+        said.append(value)
+        if isinstance(value, Ready):
+            orders.begin.set_result(time.time())
+
     tokens = {f"{group.profile}/{group.token}": TokenKey("key", "secret") for group in scenario.groups}
-    given = {"worker": 0, "workers": 1, "starts_at": time.time(), "tokens": tokens, **values}
-    await work(Assignment(scenario=scenario, endpoint=endpoint, **given), said.append)
+    given = {"worker": 0, "workers": 1, "starts_at": 0.0, "tokens": tokens, **values}
+    await work(Assignment(scenario=scenario, endpoint=endpoint, **given), tell, orders)
     return Told(said)

@@ -61,7 +61,7 @@ async def test_what_never_registers_counts_with_the_time_that_passed(stub: StubB
     assert not told.recording.service
     assert told.promises == {"not-online"}
     assert {broken.gateways[0] for broken in told.broken} == {f"line/{number:06}" for number in range(1, 6)}
-    assert "awaiting_reply" in told.broken[0].seen
+    assert "its state is" in told.broken[0].seen
 
 
 async def test_absence_is_seen_while_the_run_goes_on(stub: StubBroker, at_stub: At) -> None:
@@ -109,7 +109,7 @@ async def test_an_older_generation_that_still_works_breaks_a_promise(stub: StubB
     refusals = iter([None, *[ReasonCode.BAD_USER_NAME_OR_PASSWORD] * 3])
     stub.refuse_login = lambda _token: next(refusals, None)
     one = Group(name="line", gateways=1, arrivals=Constant(rate_per_s=10))
-    cut = GatewayFault(kind="power-loss", at_s=0.6)
+    cut = GatewayFault(kind="power-loss", at_s=0.8)
     told = await at_stub(plan(one, faults=(cut,), stop=Stop(hold_s=0.2, timeout_s=20)))
     assert told.promises == {"told-not-durable", "old-still-works"}
     assert stub.logins == ["generation-0", "generation-1", "generation-0"]
@@ -143,6 +143,17 @@ async def test_attributes_that_come_back_break_a_promise(stub: StubBroker, at_st
     assert told.broken[0].gateways == ("line/000001",)
 
 
+async def test_a_message_that_is_never_acknowledged_counts_with_the_time_that_passed(at_stub: At) -> None:
+    """Errors never vanish: the reader stalls before the first acknowledgement can come."""
+    lively = msgspec.structs.replace(LINE, life=Life(telemetry_every_s=0.2))
+    stall = GatewayFault(kind="stalled-reader", probability=1.0, for_s=60)
+    told = await at_stub(plan(lively, faults=(stall,), stop=Stop(hold_s=1.4, timeout_s=20)))
+    assert told.recording.lost_connections["a message was not acknowledged"] >= 5
+    assert set(told.recording.lost_connections) == {"a message was not acknowledged"}
+    assert sum(told.recording.telemetry.values()) >= 5
+    assert not told.promises
+
+
 async def test_a_run_with_a_time_ends_then(stub: StubBroker, at_stub: At) -> None:
     """`after_s`, whatever the fleet does."""
     told = await at_stub(plan(LINE, stop=Stop(after_s=0.4, hold_s=0.0)))
@@ -152,7 +163,7 @@ async def test_a_run_with_a_time_ends_then(stub: StubBroker, at_stub: At) -> Non
 async def test_the_warm_up_is_in_the_seconds_but_not_in_the_figures(stub: StubBroker, at_stub: At) -> None:
     """All five are planned within it."""
     lively = msgspec.structs.replace(LINE, life=Life(telemetry_every_s=0.1))
-    told = await at_stub(plan(lively, warm_up_s=10.0, stop=Stop(after_s=0.4)))
+    told = await at_stub(plan(lively, warm_up_s=30.0, stop=Stop(hold_s=0.3, timeout_s=20)))
     recording = told.recording
     assert not recording.latency | recording.service | recording.lag | recording.login | recording.telemetry
     assert sum(sum(second.latency.values()) for second in told.seconds) == 5

@@ -111,7 +111,7 @@ async def test_a_wrong_secret_keeps_a_gateway_out_until_it_is_switched_on_again(
     )
     faults = (
         GatewayFault(kind="wrong-secret", probability=1.0, times=1),
-        GatewayFault(kind="power-loss", at_s=0.3, groups=("healed",)),
+        GatewayFault(kind="power-loss", at_s=0.6, groups=("healed",)),
     )
     scenario = plan(*groups, faults=faults, stop=Stop(hold_s=0.3, timeout_s=20))
     told = await _run(target, scenario, tmp_path)
@@ -125,6 +125,6 @@ async def test_a_skewed_clock_shows_in_telemetry_alone(target: EmbeddedTarget, t
     """The gateway says the time that it believes; its messages are acknowledged like others."""
     group = Group(name="skewed", gateways=2, arrivals=Constant(rate_per_s=100), life=_LIFE)
     skew = GatewayFault(kind="clock-skew", probability=1.0, skew_s=-1e9)
-    told = await _run(target, plan(group, faults=(skew,), stop=Stop(after_s=0.5)), tmp_path)
+    told = await _run(target, plan(group, faults=(skew,), stop=Stop(hold_s=0.6, timeout_s=20)), tmp_path)
     assert sum(told.recording.telemetry.values()) >= 4
     assert told.recording.strikes == {"clock-skew": 2}
