@@ -6,7 +6,6 @@ that have a loop already.
 
 import asyncio
 import contextlib
-import gc
 import os
 import ssl
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from mqttprov_simulator.driver import Network, Route
 from mqttprov_simulator.fleet import Fleet, gateways_of
 from mqttprov_simulator.host import allow_connections, tcp_counters
 from mqttprov_simulator.plan import SwarmPlan
+from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.results import GatewayRecord, Progress, Summary, SwarmResult
 from mqttprov_simulator.tally import Tally
 from mqttprov_simulator.virtual_gateway import VirtualGateway
@@ -43,13 +43,8 @@ def run_swarm(
     `on_progress` is called every 100 ms. `broker_pid`: a process whose CPU time is to be told as "broker".
     Raises SwarmError (host name, CA file), HostLimitError (open files), ProcessLookupError (broker_pid).
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        gc.collect()
-        gc.freeze()  # what is there now stays: a collection that walks over all of it would stop every gateway
-        try:
-            return runner.run(swarm(plan, on_progress=on_progress, broker_pid=broker_pid))
-        finally:
-            gc.unfreeze()
+    with rare_collections(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(swarm(plan, on_progress=on_progress, broker_pid=broker_pid))
 
 
 async def swarm(

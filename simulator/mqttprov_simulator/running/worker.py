@@ -5,7 +5,6 @@ As a process of its own it is `python -m mqttprov_simulator.running.worker`; how
 
 import asyncio
 import contextlib
-import gc
 import resource
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final, TypeVar
 from mqttprov_simulator.driver import Network
 from mqttprov_simulator.histogram import Buckets, count_in
 from mqttprov_simulator.host import HostLimitError, allow_connections
+from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of
 from mqttprov_simulator.running.life import Life
 from mqttprov_simulator.running.population import Population, Routes, TimedStrike, WorkerError, holdings_of
@@ -41,6 +41,7 @@ _TICK_S: Final = 0.05
 _SWEEP_S: Final = 5.0  # or a quarter of the keep alive: the time within which each connection is looked at
 _CLOSING_TIMEOUT_S: Final = 5.0
 _OPERATOR_TIMEOUT_S: Final = 10.0
+_FARTHEST_START_S: Final = 3600.0
 _SPARE_CONNECTIONS: Final = 512  # probes, and those that are just closing
 
 
@@ -63,7 +64,7 @@ async def work(assignment: Assignment, tell: Tell, orders: Orders | None = None)
             folder.mkdir(parents=True, mode=0o700)
             tell(await _Worker(assignment, tell, orders or Orders(), folder).run())
     except (WorkerError, HostLimitError, OSError) as error:
-        tell(Failure(assignment.worker, str(error)))
+        tell(Failure(assignment.worker, str(error) or repr(error)))
     except Exception as error:  # noqa: BLE001 - whatever it is, whoever started the run must hear of it
         tell(Failure(assignment.worker, f"a mistake in the swarm itself: {type(error).__name__}: {error}"))
 
@@ -130,7 +131,6 @@ class _Worker:
         try:
             return await self._run()
         finally:
-            gc.unfreeze()
             self._loop.set_exception_handler(previous_handler)
 
     async def _run(self) -> Recording:
@@ -139,17 +139,16 @@ class _Worker:
         try:
             population.make(self._watch)
             await self._begin_life(routes)
-            gc.collect()
-            gc.freeze()  # what is there now stays: a collection that walks over all of it would stop every gateway
-            prepared_cpu_s = time.process_time() - self._cpu_before_s
-            await self._wait_for_the_start()
-            self._begin(population)
-            await self._until_done(population.gateways)
-            recording = self._recording(population.gateways, prepared_cpu_s)
-            if not self._stop.is_set():
-                await probe_old_credentials(
-                    self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
-                )
+            with rare_collections():
+                prepared_cpu_s = time.process_time() - self._cpu_before_s
+                await self._wait_for_the_start()
+                self._begin(population)
+                await self._until_done(population.gateways)
+                recording = self._recording(population.gateways, prepared_cpu_s)
+                if not self._stop.is_set():
+                    await probe_old_credentials(
+                        self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
+                    )
             self._tell_moment()
             if self._error is not None:
                 raise self._error
@@ -184,11 +183,13 @@ class _Worker:
             self._watch.life = Life(lambda holding: life_chance(self._scenario, holding.drawn), self._caller)
 
     def _begin(self, population: Population) -> None:
-        planned = [gateway.spec.number for gateway in population.gateways]
-        arrivals = [(self._holdings[number].drawn.planned_s, population.gateways[number]) for number in planned]
+        arrivals = [
+            (holding.drawn.planned_s, population.gateways[number]) for number, holding in enumerate(self._holdings)
+        ]
         strikes = [(strike.at_s, strike) for strike in population.strikes]
-        self._agendas.append(_Agenda(self._start_s, arrivals, self._switch_on))
+        # Strikes first: one at the moment of an arrival is there when the gateway is switched on.
         self._agendas.append(_Agenda(self._start_s, strikes, _strike))
+        self._agendas.append(_Agenda(self._start_s, arrivals, self._switch_on))
 
     def _switch_on(self, gateway: VirtualGateway, due_s: float) -> None:
         now_s = monotonic()
@@ -203,7 +204,10 @@ class _Worker:
             await asyncio.wait((orders.begin, stopped), return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             starts_at = orders.begin.result() if orders.begin.done() else time.time()
-        self._start_s = monotonic() + starts_at - time.time()
+        away_s = starts_at - time.time()
+        if abs(away_s) > _FARTHEST_START_S:
+            raise WorkerError(f"the start is {away_s:.0f} s from now by this machine's clock; set the clocks right")
+        self._start_s = monotonic() + away_s
         self._watch.begin(self._start_s)
         if self._caller is not None:
             self._caller.measured_from_s = self._start_s + self._scenario.warm_up_s
