@@ -1,6 +1,7 @@
 """Workers as processes of this machine: they are heard, told when to begin, ended, and never die unnoticed."""
 
 import queue
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from mqttprov_simulator.running.crew import LocalCrew, processes_for
+from mqttprov_simulator.running.processes import ProcessWatch
 from mqttprov_simulator.running.values import (
     Assignment,
     Endpoint,
@@ -130,6 +132,23 @@ def test_a_worker_that_does_not_end_is_ended(heard: Heard, monkeypatch: pytest.M
 def test_a_fleet_has_one_process_until_it_needs_more() -> None:
     """Ten thousand gateways are carried by one; more by as many as there are cores."""
     assert [processes_for(gateways, 4) for gateways in (1, 10_000, 10_001, 35_000, 1_000_000)] == [1, 1, 2, 4, 4]
+
+
+def test_a_process_that_takes_over_a_part_adds_to_it() -> None:
+    """A broker that was restarted has used what both of its processes have; what ended keeps what it had used."""
+    watch = ProcessWatch()
+    busy = "import sys\nfor _ in range(2_000_000): pass\nprint(1, flush=True)\nsys.stdin.read()"
+    used = []
+    for _ in range(2):
+        with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            watch.look({"broker": process.pid})
+            used.append(watch.cpu_s()["broker"])
+    watch.look({})
+    assert used[1] > used[0] > 0
+    assert watch.cpu_s()["broker"] == used[1]
+    assert watch.rss_bytes()["broker"] > 1 << 20
 
 
 def test_secrets_do_not_show_in_what_is_printed_of_an_assignment() -> None:
