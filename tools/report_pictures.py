@@ -7,10 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mqttprov_simulator.report.file import read_result
-from mqttprov_simulator.report.page import page
 from tests.simulator import believable
 from tests.simulator.chromium import browser
+
+from mqttprov_simulator.report.file import read_result
+from mqttprov_simulator.report.page import page
 
 PICTURES = Path(__file__).parents[1] / "docs" / "img"
 MAX_BYTES = 200_000
@@ -23,7 +24,7 @@ def main() -> None:
         path = Path(name) / "page.html"
         path.write_text(page(result), "utf-8")
         for scheme in ("light", "dark"):
-            look = running.look(path, width=1200, height=1640, dark=scheme == "dark")
+            look = running.look(path, width=1120, height=1400, dark=scheme == "dark")
             picture = PICTURES / f"report-{scheme}.png"
             picture.write_bytes(look.picture())
             if picture.stat().st_size > MAX_BYTES:

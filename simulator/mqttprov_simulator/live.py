@@ -12,23 +12,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mqttprov.gateway.transitions import State
 from mqttprov_simulator.results import Progress, Summary
+from mqttprov_simulator.state_groups import grouped
 
 _VIEW_EVERY_S: Final = 0.25
 _LINE_EVERY_S: Final = 1.0
 _BAR_WIDTH: Final = 60
 
-# Machine states in the groups that people care about, with their colours, in the order of a gateway's life.
-_GROUPS: Final[tuple[tuple[str, str, tuple[State, ...]], ...]] = (
-    ("off", "bright_black", (State.NEW,)),
-    ("provisioning", "yellow", (State.CONNECTING_TO_PROVISION, State.AWAITING_REPLY)),
-    ("saving", "magenta", (State.SAVING, State.WAITING_TO_SAVE, State.REMOVING, State.ANSWERING_REMOVAL)),
-    ("connecting", "cyan", (State.CONNECTING,)),
-    ("online", "green", (State.ONLINE,)),
-    ("backing off", "red", (State.WAITING_TO_PROVISION, State.WAITING_TO_CONNECT)),
-    ("stopped", "blue", (State.STOPPED,)),
-)
+# Of the groups of states (`state_groups`), in the order of a gateway's life.
+_COLOURS: Final = {
+    "off": "bright_black",
+    "provisioning": "yellow",
+    "saving": "magenta",
+    "connecting": "cyan",
+    "online": "green",
+    "backing off": "red",
+    "stopped": "blue",
+}
 
 
 class LiveView:
@@ -161,7 +161,7 @@ def _warnings(summary: Summary) -> list[str]:
 
 
 def _grouped(states: dict[str, int]) -> list[tuple[str, str, int]]:
-    return [(name, colour, sum(states.get(state, 0) for state in group)) for name, colour, group in _GROUPS]
+    return [(name, _COLOURS.get(name, "white"), count) for name, count in grouped(states).items()]
 
 
 def _offered(progress: Progress) -> str:

@@ -13,10 +13,13 @@ GROUPS: Final[dict[str, tuple[State, ...]]] = {
     "backing off": (State.WAITING_TO_PROVISION, State.WAITING_TO_CONNECT),
     "stopped": (State.STOPPED,),
 }
+_GROUP_OF: Final[dict[str, str]] = {state: name for name, states in GROUPS.items() for state in states}
 
 
 def grouped(states: dict[str, int]) -> dict[str, int]:
-    """Give how many gateways are in each group; a state that is none of the machine's is a group of its own."""
-    known = {state for group in GROUPS.values() for state in group}
-    counts = {name: sum(states.get(state, 0) for state in group) for name, group in GROUPS.items()}
-    return counts | {state: number for state, number in states.items() if state not in known}
+    """Give how many gateways are in each group; a state that is none of the machine's counts under its own name."""
+    counts = dict.fromkeys(GROUPS, 0)
+    for state, number in states.items():
+        name = _GROUP_OF.get(state, state)
+        counts[name] = counts.get(name, 0) + number
+    return counts

@@ -17,6 +17,15 @@ from mqttprov_simulator.running.values import Broken, Promise, Second
 from mqttprov_simulator.scenario.model import Constant, GatewayFault, Group, Scenario, TargetFault, Thresholds
 
 _RESTART_S, _BACK_S = 20, 23
+_ENVIRONMENT = Environment(
+    cores=4,
+    memory_bytes=24 * 2**30,
+    kernel="6.1.0-18-amd64",
+    python="3.11.7",
+    mqttprov="0.4.0",
+    load_before=0.31,
+    settings={"net.core.somaxconn": "4096", "open files": "1048576", "uvloop": "0.22.1"},
+)
 _CPU_US = {"swarm": 130.0, "broker": 180.0, "responder": 60.0}
 
 
@@ -102,6 +111,18 @@ class _Fleet:
             self.all_login.record(value_us)
         return histogram.buckets
 
+    def histograms(self) -> dict[str, Buckets]:
+        """Give those of the whole run."""
+        lag = Histogram()
+        for _ in range(1_000):
+            lag.record(round(self.rng.lognormvariate(4.5, 0.5)))
+        return {
+            "latency": self.all_latency.buckets,
+            "service": self.all_service.buckets,
+            "login": self.all_login.buckets,
+            "lag": lag.buckets,
+        }
+
     def _strikes(self, at_s: int, due: int) -> dict[str, int]:
         drawn = {
             "cut-after-request": sum(self.rng.random() < 0.02 for _ in range(due)),
@@ -165,7 +186,6 @@ def result(
     workers: int = 2,
     broke: tuple[Broken, ...] = (),
     unseen: bool = False,
-    environment: dict[str, str] | None = None,
     **changes: object,
 ) -> RunResult:
     """Give a whole result with its verdict; `changes` replace fields before it is judged. `speed` is the server's."""
@@ -174,9 +194,6 @@ def result(
     seconds: list[Second] = []
     while not seconds or fleet.online < fleet.gateways or seconds[-1].at_s < 40:
         seconds.append(fleet.step(len(seconds)))
-    lag = Histogram()
-    for _ in range(1_000):
-        lag.record(round(fleet.rng.lognormvariate(4.5, 0.5)))
     strikes = Counter[str]()
     for second in seconds:
         strikes.update(second.strikes)
@@ -202,12 +219,7 @@ def result(
             Mark(_RESTART_S, _BACK_S, "broker-restart", "broker-restart"),
             Mark(30.0, 34.0, "slow-save", "slow-save"),
         ),
-        histograms={
-            "latency": fleet.all_latency.buckets,
-            "service": fleet.all_service.buckets,
-            "login": fleet.all_login.buckets,
-            "lag": lag.buckets,
-        },
+        histograms=fleet.histograms(),
         refusals={"login: server unavailable": sum(s.refused for s in seconds) - 31, "FAILURE": 31},
         lost_connections={"closed by the broker": sum(s.lost for s in seconds) - 90, "time-out": 90},
         strikes=dict(strikes),
@@ -216,15 +228,7 @@ def result(
         tcp_counters={"ListenOverflows": 0, "ListenDrops": 0, "TCPTimeouts": 0},
         checks=_checks(broke, fleet.gateways, unseen=unseen),
         verdict=Verdict(state="passed"),
-        environment=Environment(
-            cores=4,
-            memory_bytes=24 * 2**30,
-            kernel="6.1.0-18-amd64",
-            python="3.11.7",
-            mqttprov="0.4.0",
-            load_before=0.31,
-            settings=environment or {"net.core.somaxconn": "4096", "open files": "1048576", "uvloop": "0.22.1"},
-        ),
+        environment=_ENVIRONMENT,
     )
     made = msgspec.structs.replace(made, **changes)
     return msgspec.structs.replace(made, verdict=verdict(made, plan))

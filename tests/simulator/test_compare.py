@@ -34,7 +34,7 @@ def test_a_server_that_is_twice_as_fast_is_shown_to_be_within_one_run_of_each() 
     assert p50.ratio == pytest.approx(0.5, abs=0.05)
     assert p50.low is not None
     assert p50.high is not None
-    assert p50.low <= p50.ratio <= p50.high < 0.75
+    assert p50.low < 0.5 < p50.high < 0.75
     slower = compare([believable.result(_PLAN, seed=8, speed=2.0)], [_ONE])
     assert _figure(slower, "p50").says == "slower"
 
@@ -103,7 +103,7 @@ def test_unlike_runs_are_named() -> None:
 
 def test_intervals_hold_what_they_promise() -> None:
     """Of ten comparisons of a 30 % difference in the rate, each sees it; the answer is the same each time."""
-    rng = random.Random(5)
+    rng = random.Random(5)  # noqa: S311 - it draws rates
     for _ in range(10):
         a, b = (_with_rates([rng.gauss(mean, 12) for _ in range(40)]) for mean in (100, 130))
         first, again = compare([a], [b]), compare([a], [b])

@@ -32,7 +32,8 @@ _LOW_CONTRAST = """
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const rgb = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+  const linear = (v) => v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.map(linear);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = (node) => { for (; node; node = node.parentElement) {
     const c = rgb(getComputedStyle(node).backgroundColor); if (c[3] === 255) return c; } return [255, 255, 255, 255]; };
@@ -41,7 +42,8 @@ _LOW_CONTRAST = """
     if (![...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
     if (!node.getClientRects().length || node.closest("script,style,.mark-letter")) continue;
     const style = getComputedStyle(node);
-    const [a, b] = [light(rgb(node.namespaceURI.endsWith("svg") ? style.fill : style.color)), light(behind(node))].sort((x, y) => y - x);
+    const own = node.namespaceURI.endsWith("svg") ? style.fill : style.color;
+    const [a, b] = [light(rgb(own)), light(behind(node))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
     if (ratio < 4.5) low.push(`${node.tagName}.${node.className} ${ratio.toFixed(2)}`);
   }
@@ -75,7 +77,7 @@ def look(chromium: Browser, pages: Path) -> Look:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
 def test_the_page_draws_everything_and_fits(chromium: Browser, pages: Path, width: int, dark: bool) -> None:
-    """Light and dark, on a desk and on a phone: no complaint, no request, no overflow, contrast AA, all charts drawn."""
+    """Light and dark, on a desk and on a phone: no complaint, no request, no overflow, contrast AA, all drawn."""
     look = chromium.look(pages / "run.html", width=width, dark=dark)
     assert look.complaints == []
     assert look.requests == []
@@ -222,7 +224,7 @@ def test_the_head_says_what_came_of_it() -> None:
     [
         ({}, ["Passed", "Every promise that was checked held", "all of 2,000 expected"]),
         ({"online_at_end": 1_990, "all_online_at_s": None}, ["10 are missing", "never"]),
-        ({"tcp_counters": {"ListenOverflows": 400}}, ["No verdict", "accept queue was full 400 times"]),
+        ({"tcp_counters": {"ListenOverflows": 400}}, ["No verdict", "On this host an accept queue was full 400 times"]),
     ],
 )
 def test_each_verdict_is_said_in_plain_words(changes: dict[str, Any], said: list[str]) -> None:
@@ -241,10 +243,14 @@ def test_each_chart_says_in_words_what_it_shows() -> None:
 
 
 def test_states_that_the_machine_does_not_have_are_shown_too() -> None:
-    """A worker may count what is done with as a state of its own."""
-    second = Second(at_s=0, due=2, registered=2, states={"online": 1, "done": 1})
+    """A worker may count what is done with as a state of its own; who has none yet is off."""
+    second = Second(at_s=0, due=2, registered=2, states={"online": 1, "done": 1, "off": 5, "new": 3})
     states = charts(msgspec.structs.replace(_RESULT, seconds=(second,)))[0]
-    assert {series.name for series in states.series} == {"online", "off", "done"}
+    assert {series.name: series.values for series in states.series} == {
+        "online": [0, 1],
+        "off": [2_000, 1_998],
+        "done": [0, 1],
+    }
 
 
 def test_pages_are_the_same_for_the_same_result() -> None:

@@ -116,15 +116,17 @@ def test_kernel_counters_that_moved_are_refused_with_what_they_cost(moved: int, 
     """A connection attempt that was dropped costs a second, which is no latency of the server."""
     judged = _judged(_changed(tcp_counters={"ListenOverflows": moved, "TCPTimeouts": 0}))
     assert (judged.state == "refused") == refused
-    assert [("ListenOverflows" in reason, "a second or more" in reason) for reason in judged.reasons] == [
+    assert [("ListenOverflows" in reason, "a second or so" in reason) for reason in judged.reasons] == [
         (True, True)
     ] * refused
 
 
 def test_a_few_dropped_attempts_in_a_large_fleet_are_not_refused() -> None:
-    """Below one in a thousand they do not reach p99.9."""
-    assert _judged(_changed(tcp_counters={"TCPTimeouts": 9}, registered=10_000)).state == "passed"
-    assert _judged(_changed(tcp_counters={"TCPTimeouts": 10}, registered=10_000)).state == "refused"
+    """Below one in a thousand they do not reach p99.9; packets sent again may be any process' of the host."""
+    for name, few in (("ListenDrops", 9), ("TCPTimeouts", 99)):
+        assert _judged(_changed(tcp_counters={name: few}, registered=10_000)).state == "passed"
+        assert _judged(_changed(tcp_counters={name: few + 1}, registered=10_000)).state == "refused"
+    assert _judged(_changed(tcp_counters={"TCPTimeouts": 4}, registered=20, expected=20)).state == "passed"
 
 
 def test_a_run_that_failed_says_also_why_its_figures_are_not_the_servers() -> None:

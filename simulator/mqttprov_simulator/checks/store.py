@@ -3,6 +3,7 @@ own code does not hide itself: limits (P1) each second, and at the end registrat
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from mqttprov_simulator.report.result import Check
 from mqttprov_simulator.running.values import Broken, TokenKey
 
 _TIMEOUT_S: Final = 5.0
+_REST: Final = 20  # times as long as a look took: a store of millions must not keep us, or itself, busy
 _DATABASE: Final = "mqttprov.db"
 _COUNTS: Final = """
 SELECT t.key, p.name, t.name, t.max_registrations, t.used, coalesce(r.devices, 0)
@@ -40,18 +42,24 @@ class StoreWatch:
         self._path: Final = state / _DATABASE
         self._keys: Final = {token.key for token in tokens.values()}
         self._told: Final[set[tuple[str, str]]] = set()
+        self._rests_until_s = 0.0
         self._devices = 0  # that they have registered, as of the last look
 
     def look(self, at_s: float) -> list[Broken]:
         """Count what tokens have registered; give what is wrong and was not told before. To be called each second.
 
-        A database that cannot be read now is read at the next look.
+        A database that cannot be read now is read at the next look, and a large one is not looked at each time.
         """
+        if at_s < self._rests_until_s:
+            return []
+        began_s = time.perf_counter()
         try:
             with closing(self._open()) as database:
                 return self._counts(database, at_s)
         except sqlite3.OperationalError:
             return []
+        finally:
+            self._rests_until_s = at_s + _REST * (time.perf_counter() - began_s)
 
     def close(self, devices: Mapping[str, ToldDevice], at_s: float) -> list[Check]:
         """Look at all of it, when the run is over: at limits, and that each telling has its device and its event.

@@ -73,7 +73,7 @@ def charts(result: RunResult) -> list[Chart]:
 
 
 def _states(result: RunResult, length: int, steps: list[Second]) -> Chart:
-    standing = [{"off": result.gateways}, *(grouped(step.states) for step in steps)]
+    standing = [_standing(result.gateways, states) for states in ({}, *(step.states for step in steps))]
     names = [*_STATE_COLOURS, *{name for counts in standing for name in counts if name not in _STATE_COLOURS}]
     shown = [name for name in names if any(counts.get(name) for counts in standing)]
     when = (
@@ -94,6 +94,13 @@ def _states(result: RunResult, length: int, steps: list[Second]) -> Chart:
             for name in shown
         ),
     )
+
+
+def _standing(gateways: int, states: dict[str, int]) -> dict[str, int]:
+    """Give gateways by group; those that have not arrived have no state, and are off."""
+    counts = grouped(states)
+    counts["off"] += max(0, gateways - sum(states.values()))
+    return counts
 
 
 def _rates(result: RunResult, length: int, steps: list[Second]) -> Chart:
@@ -145,8 +152,8 @@ def _latency(result: RunResult, length: int, steps: list[Second]) -> Chart:
 
 def _spectrum(result: RunResult) -> Chart:
     kinds: tuple[tuple[str, str, Colour, Literal["line", "dashed", "thin"]], ...] = (
-        ("latency", "registration, from the planned arrival", "red", "line"),
-        ("service", "registration, from the actual start", "orange", "dashed"),
+        ("latency", "registration, as planned", "red", "line"),
+        ("service", "registration, as started", "orange", "dashed"),
         ("login", "login", "blue", "line"),
         ("telemetry", "telemetry", "green", "thin"),
         ("rpc", "RPC", "purple", "thin"),

@@ -22,7 +22,7 @@
 
   // --- figures for people ---
   const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-  const plain = (v) => (v >= 99.95 || Number.isInteger(v) ? grouped.format(v) : v.toFixed(v < 1 ? 2 : 1));
+  const plain = (v) => (v >= 99.95 || Number.isInteger(v) ? grouped.format(v) : v < 1 ? String(Number(v.toPrecision(2))) : v.toFixed(1));
   const clock = (s) => {
     if (s < 120) return `${Number.isInteger(s) ? s : s.toFixed(1)} s`;
     const rest = String(Math.floor(s % 60)).padStart(2, "0");
@@ -76,7 +76,7 @@
       return { at: (v) => low - (v / end) * span, ticks, low };
     }
     const positive = values.filter((v) => v > 0);
-    const first = Math.floor(Math.log10(Math.min(...positive)));
+    const first = Math.max(-2, Math.floor(Math.log10(Math.min(...positive)))); // below 10 us nothing is told apart
     const last = Math.max(first + 1, Math.ceil(Math.log10(Math.max(...positive))));
     const ticks = Array.from({ length: last - first + 1 }, (_, n) => 10 ** (first + n));
     const at = (v) => low - (Math.max(0, Math.log10(Math.max(v, 1e-9)) - first) / (last - first)) * span;

@@ -179,9 +179,9 @@ def marks(result: RunResult, letters: Sequence[str]) -> str:
 
 def _mark(mark: Mark) -> str:
     kind = "" if mark.kind == mark.name else f" ({mark.kind})"
-    until = f" to {mark.until_s:g}" if mark.until_s > mark.at_s else ""
+    until = f" to {mark.until_s:.3g}" if mark.until_s > mark.at_s else ""
     note = f", {mark.note}" if mark.note else ""
-    return f'<span>{escape(mark.name + kind)} <span class="soft">{mark.at_s:g}{until} s{escape(note)}</span></span>'
+    return f'<span>{escape(mark.name + kind)} <span class="soft">{mark.at_s:.3g}{until} s{escape(note)}</span></span>'
 
 
 def figure(chart: Chart, *, wide: bool) -> str:

@@ -19,11 +19,11 @@ def print_result(result: RunResult, console: Console) -> None:
     console.print(_figures(result))
     console.print(_promises(result))
     for text in result.warnings:
-        console.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"note: {text}", style="yellow"), soft_wrap=not console.is_terminal)
     verdict = result.verdict
     console.print(Text(_VERDICTS[verdict.state], style=_STYLES[verdict.state]))
     for reason in verdict.reasons:
-        console.print(Text(f"  {reason}"), soft_wrap=True)
+        console.print(Text(f"  {reason}"), soft_wrap=not console.is_terminal)
 
 
 def _figures(result: RunResult) -> Table:

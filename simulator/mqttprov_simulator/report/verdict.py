@@ -10,12 +10,13 @@ from mqttprov_simulator.scenario.model import Scenario
 # The rules of reference/simulation.md: section 2 rule 4, section 5, and its P2.
 MAX_LAG_SHARE: Final = 0.1
 _BUSY_CORES: Final = 0.9
-_COUNTS_FROM: Final = 0.001  # of the registrations: from there on p99.9 is the kernel's
 
+# What the kernel's counters mean, and from which share of the registrations on the percentiles are the kernel's. A
+# packet that is sent again can be any process' of this host: only many of them, and more than a few, say something.
 _COSTS: Final = {
-    "ListenOverflows": "the broker's accept queue was full",
-    "ListenDrops": "the kernel threw connection attempts away",
-    "TCPTimeouts": "the kernel had to send packets again",
+    "ListenOverflows": ("on this host an accept queue was full", 0.001, 1),
+    "ListenDrops": ("on this host connection attempts were thrown away", 0.001, 1),
+    "TCPTimeouts": ("on this host packets had to be sent again", 0.01, 5),
 }
 
 
@@ -41,12 +42,13 @@ def refused_because(result: RunResult) -> Iterator[str]:
             f"latency's p99 of {words.milliseconds(p99_ms)}): give it more processes or cores, or offer less."
         )
     yield from _saturated(result)
-    for name, moved in result.tcp_counters.items():
-        if moved > 0 and moved >= _COUNTS_FROM * result.registered:
+    for name, (what, share, least) in _COSTS.items():
+        moved = result.tcp_counters.get(name, 0)
+        if moved >= max(least, share * result.registered):
             yield (
-                f"{_COSTS.get(name, 'The kernel dropped connections').capitalize()} {words.several(moved, 'time')} "
-                f"({name}); each costs its connection a second or more, which is in the latencies: spread the "
-                "arrivals, or raise the broker's accept backlog and net.core.somaxconn."
+                f"{what[0].upper()}{what[1:]} {words.several(moved, 'time')} ({name}); each costs its connection a "
+                "second or so, which is in the latencies: spread the arrivals, or raise the broker's accept backlog "
+                "and net.core.somaxconn."
             )
 
 

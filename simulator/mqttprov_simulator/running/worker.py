@@ -65,7 +65,7 @@ async def work(assignment: Assignment, tell: Tell, orders: Orders | None = None)
             folder.mkdir(parents=True, mode=0o700)
             tell(await _Worker(assignment, tell, orders or Orders(), folder).run())
     except (WorkerError, HostLimitError, OSError) as error:
-        tell(Failure(assignment.worker, str(error)))
+        tell(Failure(assignment.worker, str(error) or repr(error)))
     except Exception as error:  # noqa: BLE001 - whatever it is, whoever started the run must hear of it
         tell(Failure(assignment.worker, f"a mistake in the swarm itself: {type(error).__name__}: {error}"))
 

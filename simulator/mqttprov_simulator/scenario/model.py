@@ -93,7 +93,7 @@ Arrivals = Constant | Ramp | Poisson | Storm | Schedule
 
 
 class Life(_Value, frozen=True):
-    """What a gateway does when it is online. None: not at all. Each is spread evenly by the gateway's own chance.
+    """What a gateway does when it is online; what is left out it does not do. Each is spread evenly by its own chance.
 
     `rpc_every_s`: an operator calls the device and its answer is awaited (two-way RPC). Telemetry and attributes go
     with QoS 1 to `v1/devices/me/...`; each carries the gateway's name and a sequence number.
@@ -105,12 +105,13 @@ class Life(_Value, frozen=True):
 
 
 class Group(_Value, frozen=True):
-    """Gateways of one kind. `names` is the prefix of their device names, a number from 1 follows.
+    """Gateways of one kind. `names` is what their device names begin with, a number from 1 follows.
 
-    `credentials` None: the server decides. `mqtt` is the version of the operational connection; the provisioning one
-    is 3.1.1, as the vendor's. `storage` "disk" keeps each credentials file on disk as a real gateway does. `stay`: stay
-    online; otherwise a registered gateway disconnects and is done. `expect` "refused": none of them may get in;
-    "capped": each gets in or is refused by a reply, of all groups with this token exactly as many as it allows get in.
+    `names` left out: the group's name and a hyphen. `credentials` left out: the server decides. `mqtt`: the version of
+    the operational connection; the provisioning one is 3.1.1, as the vendor's. `storage` "disk" keeps each credentials
+    file on disk as a real gateway does. `stay`: stay online; otherwise a registered gateway disconnects and is done.
+    `expect` "refused": none of them may get in; "capped": each gets in or is refused by a reply, of all groups with
+    this token exactly as many as it allows get in.
     `clones_of`: each gateway uses the identity of the one with the same number in that group: its profile, token,
     device name, credentials and keys.
     """
@@ -141,7 +142,7 @@ class GatewayFault(_Value, frozen=True):
     strike), at most `times` per gateway. By time: at `at_s`, to `share` of the gateways of `groups` (each one with this
     chance), each within `spread_s`; it then strikes once, at the gateway's next occasion, "power-loss" at once.
     Exactly one of `probability` and `at_s` is given. `groups` empty: all.
-    `for_s` is how long it lasts where it lasts. What `kind` means, with its occasion, is in KINDS.
+    `for_s` is how long it lasts where it lasts. What each `kind` means, and its occasion, is under "Kinds of faults".
     """
 
     kind: Literal[
@@ -168,7 +169,7 @@ class GatewayFault(_Value, frozen=True):
 
 
 class TargetFault(_Value, frozen=True):
-    """Something that happens to what we start ourselves, at `at_s` for `for_s`. What `kind` means is in KINDS."""
+    """Something that happens to what we start ourselves, at `at_s` for `for_s`. See "Kinds of faults"."""
 
     kind: Literal["broker-restart", "broker-kill", "responder-stop", "responder-kill", "responder-freeze", "disk-full"]
     at_s: Seconds
@@ -181,7 +182,7 @@ class Action(_Value, frozen=True):
 
     `rotate-devices`, `suspend-devices`, `resume-devices`: of `share` of the devices of `groups` (empty: all; each one
     with this chance), evenly over `for_s`. `revoke-token`: the token `token` of `profile`, with `cascade` suspending
-    what it registered. `drawing.acts` says which gateway is met when.
+    what it registered.
     """
 
     kind: Literal["rotate-devices", "suspend-devices", "resume-devices", "revoke-token"]
@@ -210,7 +211,11 @@ class Stop(_Value, frozen=True):
 
 
 class Thresholds(_Value, frozen=True):
-    """What must hold beside the promises; a run that misses one ends with exit status 1. None: not asked."""
+    """What must hold beside the promises; a run that misses one ends with exit status 1. What is left out is not asked.
+
+    `p50_ms`, `p99_ms`: of registrations, from the planned arrival until online. `login_p99_ms`: of all logins with
+    issued credentials. `telemetry_p99_ms`: until it is acknowledged. `max_failed_share`: of the expected gateways.
+    """
 
     p50_ms: PositiveSeconds | None = None
     p99_ms: PositiveSeconds | None = None
@@ -222,7 +227,7 @@ class Thresholds(_Value, frozen=True):
 
 
 class Gateway(_Value, frozen=True):
-    """Times of the gateway machine that differ from the shipped ones (`gateway.backoff.MachineSettings`)."""
+    """Times of the gateways that differ from those of the shipped gateway."""
 
     connect_timeout_s: PositiveSeconds | None = None
     reply_timeout_s: PositiveSeconds | None = None
@@ -237,8 +242,7 @@ class Gateway(_Value, frozen=True):
 
 
 class Scenario(_Value, frozen=True):
-    """One run, whole. `warm_up_s` is left out of percentiles and rates, and shown as such. `reading` checks how the
-    parts fit together (names that refer to each other, ascending steps, one of probability and time)."""
+    """One run, whole. What is planned within `warm_up_s` is left out of percentiles and rates, and shown as such."""
 
     name: Name
     summary: str

@@ -17,6 +17,7 @@ from mqttprov_simulator.scenario.model import (
     Storm,
     Token,
 )
+from mqttprov_simulator.scenario.reading import ScenarioError
 
 
 def scaled(scenario: Scenario, gateways: int) -> Scenario:
@@ -26,9 +27,8 @@ def scaled(scenario: Scenario, gateways: int) -> Scenario:
     (a group of clones is then as large as those). Raises `ScenarioError` for fewer gateways than groups.
     """
     if gateways < len(scenario.groups):
-        raise ValueError(
-            f"{gateways} gateways are too few for {len(scenario.groups)} groups: give one for each or more"
-        )
+        problem = f"{gateways} gateways are too few for {len(scenario.groups)} groups; give one for each or more"
+        raise ScenarioError(scenario.name, problem)
     sizes = _shares([group.gateways for group in scenario.groups], gateways)
     by_name = {group.name: size for group, size in zip(scenario.groups, sizes, strict=True)}
     groups = tuple(_resized(group, by_name) for group in scenario.groups)

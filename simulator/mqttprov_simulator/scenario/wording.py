@@ -9,8 +9,8 @@ from msgspec import inspect
 
 from mqttprov_simulator.scenario.model import Scenario
 
-_NAME: Final = "a name: up to 100 letters, digits, '.', '_' and '-', the first a letter or digit"
-_TITLE: Final = "a name: up to 100 letters, digits, '.', '_', '-' and inner blanks, the first a letter or digit"
+NAME: Final = "a name: up to 100 letters, digits, '.', '_' and '-', the first a letter or digit"
+TITLE: Final = "a name: up to 100 letters, digits, '.', '_', '-' and inner blanks, the first a letter or digit"
 
 
 def root() -> inspect.StructType:
@@ -48,7 +48,7 @@ def expected(kind: inspect.Type) -> str:
         case inspect.LiteralType(values=values):
             words = either(values)
         case inspect.StrType(pattern=pattern) if pattern is not None:
-            words = _TITLE if " " in pattern else _NAME
+            words = TITLE if " " in pattern else NAME
         case inspect.StrType(max_length=most):
             words = "a text in quotes" + ("" if most is None else f" of 1 to {most} characters")
         case inspect.VarTupleType(item_type=item):
@@ -90,7 +90,11 @@ def shown(value: Any) -> str:
 
 def _bounds(number: inspect.IntType | inspect.FloatType) -> str:
     if number.ge is not None and number.le is not None:
-        return f" from {number.ge} to {number.le}"
+        return f" from {number.ge:g} to {number.le}"
     bounds = {"at least": number.ge, "above": number.gt, "at most": number.le, "below": number.lt}
-    words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+    words = [
+        f"{word} {bound if isinstance(bound, int) else f'{bound:g}'}"
+        for word, bound in bounds.items()
+        if bound is not None
+    ]
     return f", {' and '.join(words)}" if words else ""

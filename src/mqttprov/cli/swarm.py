@@ -54,7 +54,8 @@ GatewaysOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(metavar="N", min=0, help="For all that chance decides.", show_default="the scenario's")
+    int | None,
+    typer.Option(metavar="N", min=0, max=2**53 - 1, help="For all that chance decides.", show_default="the scenario's"),
 ]
 ProcessesOption = Annotated[
     int | None,

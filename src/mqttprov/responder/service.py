@@ -271,10 +271,16 @@ class Responder:
             done()
 
     def can_rotate(self, name: str) -> bool:
-        """Tell whether a device with a due rotation would be given new credentials if it gave up those that it has."""
+        """Tell whether a device with a due rotation would be given new credentials if it gave up those that it has.
+
+        One that brings its own is told when the rotation is asked for, and not at each login: it would bring the same
+        ones again, and be told again, without end.
+        """
         try:
             row = next(self._reader.devices(name), None)
-            return row is not None and row.rotation_due and obstacle(self._reader, row, self._now_ms()) is None
+            if row is None or not row.rotation_due or obstacle(self._reader, row, self._now_ms()) is not None:
+                return False
+            return not any(credential.supplied for credential in self._reader.credentials_of(row.id)[-1:])
         except StoreUnavailable as error:
             _log.error("device %s is not told to rotate: %s", name, error)
             return False

@@ -4,7 +4,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulator.scenario.toml_text import TomlText
 
@@ -27,6 +27,7 @@ def _paths(value: Any, path: Path = ()) -> set[Path]:
     return {path}.union(*(_paths(item, (*path, key)) for key, item in inner))
 
 
+@settings(max_examples=60)
 @given(values=st.dictionaries(KEYS, VALUES, max_size=4), data=st.data())
 def test_every_key_is_found_where_it_was_written(values: dict[str, Any], data: st.DataObject) -> None:
     """Whatever stands around it: comments, strings of all kinds, tables in tables, arrays over lines."""

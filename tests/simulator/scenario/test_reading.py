@@ -135,6 +135,7 @@ def _acceptable(path: KeyPath, value: Any) -> bool:
     return True
 
 
+@settings(max_examples=60)
 @given(data=st.data(), forms=FORMS)
 def test_a_wrong_value_is_told_with_its_line(data: st.DataObject, forms: int) -> None:
     """Any value of the file, replaced by what does not belong there: the error names line and key, and shows it."""
@@ -153,6 +154,7 @@ def test_a_wrong_value_is_told_with_its_line(data: st.DataObject, forms: int) ->
     assert "\n" not in str(error)
 
 
+@settings(max_examples=60)
 @given(data=st.data(), forms=FORMS)
 def test_an_unknown_key_is_told_with_its_line(data: st.DataObject, forms: int) -> None:
     """In any table; what it may have meant is said."""
@@ -166,6 +168,31 @@ def test_an_unknown_key_is_told_with_its_line(data: st.DataObject, forms: int) -
     error = _error(written.text)
     assert error.line == written.lines[(*path, key)]
     assert ("; did you mean `" if meant else "; known: `") in error.problem
+
+
+ANY_VALUE: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([0, -1, 1.5, True, "", "storm", "town", "x y", 2**70, float("inf"), float("nan")]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["kind", "name", "at_s", "rate_per_s", "steps", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(path=st.sampled_from([path for path, _ in _inner(WHOLE) if path]), value=ANY_VALUE)
+def test_whatever_stands_there_it_is_read_or_told(path: KeyPath, value: Any) -> None:
+    """Anything in the place of anything: a scenario or one clear error, and no other end."""
+    values = copy.deepcopy(WHOLE)
+    _at(values, path[:-1])[path[-1]] = value
+    written = TomlText().document(values)
+    line = None
+    try:
+        read_scenario(written.text, "fleet.toml")
+    except ScenarioError as error:
+        line = error.line
+    assert line is None or 1 <= line <= written.text.count("\n") + 1
 
 
 @pytest.mark.parametrize(
