@@ -21,10 +21,12 @@ KEEPS_UP: Final = 0.99
 class Load(msgspec.Struct, frozen=True):
     """The run under load. `seconds`: those that are judged, whole ones where there are enough.
 
-    `offered_per_s` and `achieved_per_s`: in the seconds with arrivals. `registrations_per_s`: in those judged.
+    `offered_per_s` and `achieved_per_s`: in the seconds with arrivals, of which `arriving` are counted.
+    `registrations_per_s`: in those judged.
     """
 
     seconds: tuple[Second, ...]
+    arriving: int
     offered_per_s: float
     achieved_per_s: float
     registrations_per_s: float
@@ -33,6 +35,11 @@ class Load(msgspec.Struct, frozen=True):
     def kept_up(self) -> bool:
         """Whether as many were registered as arrived, while they arrived."""
         return self.achieved_per_s >= KEEPS_UP * self.offered_per_s
+
+    @property
+    def behind_s(self) -> float:
+        """How far the run fell behind while gateways arrived, in seconds of arrivals."""
+        return max(0.0, self.offered_per_s - self.achieved_per_s) * self.arriving / (self.offered_per_s or 1.0)
 
 
 def warm_up_s(result: RunResult) -> float:
@@ -51,9 +58,9 @@ def load(result: RunResult) -> Load | None:
     arriving = arriving[1:-1] if len(arriving) >= 3 else arriving
     offered, achieved = _per_second(s.due for s in arriving), _per_second(s.registered for s in arriving)
     if achieved >= KEEPS_UP * offered:
-        return Load(tuple(arriving), offered, achieved, achieved)
+        return Load(tuple(arriving), len(arriving), offered, achieved, achieved)
     until_done = busy[:-1] if len(busy) >= 3 else busy
-    return Load(tuple(until_done), offered, achieved, _per_second(s.registered for s in until_done))
+    return Load(tuple(until_done), len(arriving), offered, achieved, _per_second(s.registered for s in until_done))
 
 
 def _per_second(values: Iterable[int]) -> float:

@@ -30,7 +30,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def keeps(self) -> bool:
-        """Whether the rate was achieved and its p99 kept, by figures that are the server's."""
+        """Whether the rate was achieved and its p99 kept."""
         return self.why_not is None
 
 
@@ -46,22 +46,27 @@ class Knee(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def step_of(result: RunResult, asked_per_s: float, p99_ms: float, refusals: Sequence[str]) -> Step:
-    """Judge a run at a rate; `refusals` say why its figures are not the server's (`verdict.refused_because`)."""
+    """Judge a run at a rate; `refusals` say why its figures are not the server's (`verdict.refused_because`).
+
+    A swarm that is late makes latencies longer, never shorter: a p99 that is kept all the same is kept, and one that is
+    missed may be the swarm's own.
+    """
     load, got_ms = figures.load(result), figures.latency_ms(result, 99)
-    why_not: str | None
-    limit: Literal["server", "generator"] | None = "server"
-    if refusals:
-        why_not, limit = refusals[0], "generator"
-    elif any(check.state == "broken" for check in result.checks) or result.errors:
+    why_not: str | None = None
+    generators = False
+    if any(check.state == "broken" for check in result.checks) or result.errors:
         why_not = "a promise was broken or the run had errors"
     elif load is None or got_ms is None:
         why_not = "nothing was registered after the warm-up"
-    elif not load.kept_up:
+    elif not load.kept_up and load.behind_s * 1000 > p99_ms:  # less than that is on its way at any time
         why_not = f"only {words.rate(load.achieved_per_s)} of {words.rate(load.offered_per_s)} were reached"
+        generators = bool(refusals)
     elif got_ms > p99_ms:
         why_not = f"p99 was {words.milliseconds(got_ms)}"
-    else:
-        why_not = limit = None
+        generators = bool(refusals)
+    if generators:
+        why_not = f"{why_not}. {refusals[0]}"
+    limit: Literal["server", "generator"] = "generator" if generators else "server"
     return Step(
         asked_per_s=asked_per_s,
         offered_per_s=None if load is None else load.offered_per_s,
@@ -70,7 +75,7 @@ def step_of(result: RunResult, asked_per_s: float, p99_ms: float, refusals: Sequ
         p99_ms=got_ms,
         lag_p99_ms=figures.latency_ms(result, 99, "lag"),
         why_not=why_not,
-        limit=limit,
+        limit=limit if why_not else None,
     )
 
 
