@@ -19,6 +19,7 @@ from mqttprov_simulator.driver import Network, Route
 from mqttprov_simulator.fleet import Fleet, gateways_of
 from mqttprov_simulator.host import allow_connections, tcp_counters
 from mqttprov_simulator.plan import SwarmPlan
+from mqttprov_simulator.precise_timer import PreciseTimer
 from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.results import GatewayRecord, Progress, Summary, SwarmResult
 from mqttprov_simulator.tally import Tally
@@ -100,7 +101,7 @@ class _Run:
         self._gateways: list[VirtualGateway] = []
         self._next = 0
         self._start_s = 0.0
-        self._arrivals: asyncio.TimerHandle | None = None
+        self._timer: Final = PreciseTimer(self._start_due)
         self._error: Exception | None = None
         self._sweep_s: Final = min(_LONGEST_SWEEP_S, plan.machine.keep_alive_s / 4)
 
@@ -168,7 +169,7 @@ class _Run:
             if plan.rate_per_s is not None:
                 planned_s = self._start_s + plan.planned_s(self._next)
                 if planned_s > now_s:
-                    self._arrivals = self._network.loop.call_later(planned_s - now_s, self._start_due)
+                    self._timer.arm(planned_s)
                     return
                 now_s = monotonic()
                 self._tally.lag.record(round((now_s - planned_s) * 1e6))
@@ -219,8 +220,7 @@ class _Run:
 
     async def close(self) -> None:
         """Stop all gateways and wait for their connections to close, not for long."""
-        if self._arrivals is not None:
-            self._arrivals.cancel()
+        self._timer.close()
         for gateway in self._gateways[: self._next]:
             gateway.stop()
         with contextlib.suppress(TimeoutError):

@@ -4,8 +4,8 @@ One heap and one timer for all of them: each is due in even steps from a moment 
 message is the microsecond at which it was due, so that its acknowledgement tells how late everything was.
 """
 
-import asyncio
 import heapq
+import math
 import time
 from collections.abc import Callable
 from itertools import count
@@ -16,6 +16,7 @@ import msgspec
 
 from mqttprov.gateway.rpc import ATTRIBUTES_TOPIC, TELEMETRY_TOPIC
 from mqttprov_simulator.chance import ChanceStream
+from mqttprov_simulator.precise_timer import PreciseTimer
 from mqttprov_simulator.running.promises import Holding
 from mqttprov_simulator.virtual_gateway import VirtualGateway
 
@@ -51,9 +52,8 @@ class Life:
         self._caller: Final = caller
         self._due: list[tuple[float, int, _Habit]] = []
         self._numbers: Final = count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes_s = 0.0
-        self._loop: Final = asyncio.get_running_loop()
+        self._timer: Final = PreciseTimer(self._act)
+        self._wakes_s = math.inf
         self._chances: dict[str, ChanceStream] = {}  # kept, so that every login draws anew
 
     def begin(self, gateway: VirtualGateway, holding: Holding) -> None:
@@ -79,15 +79,12 @@ class Life:
         return chance
 
     def _arm(self) -> None:
-        if not self._due or (self._timer is not None and self._wakes_s <= self._due[0][0]):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wakes_s = self._due[0][0]
-        self._timer = self._loop.call_later(max(0.0, self._wakes_s - monotonic()), self._act)
+        if self._due and self._due[0][0] < self._wakes_s:
+            self._wakes_s = self._due[0][0]
+            self._timer.arm(self._wakes_s)
 
     def _act(self) -> None:
-        self._timer = None
+        self._wakes_s = math.inf
         now_s = monotonic()
         while self._due and self._due[0][0] <= now_s:
             due_s, _number, habit = heapq.heappop(self._due)
@@ -109,9 +106,7 @@ class Life:
     def end(self) -> None:
         """Let nobody do anything any more."""
         self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.close()
 
 
 def _payload(holding: Holding, skew_s: float, topic: str) -> bytes:

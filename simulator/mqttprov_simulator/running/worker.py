@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from mqttprov_simulator.driver import Network
 from mqttprov_simulator.histogram import Buckets, count_in
 from mqttprov_simulator.host import HostLimitError, allow_connections
+from mqttprov_simulator.precise_timer import PreciseTimer
 from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of
 from mqttprov_simulator.running.life import Life
@@ -74,30 +75,26 @@ class _Agenda:
 
     def __init__(self, start_s: float, entries: list[tuple[float, Entry]], do: Callable[[Entry, float], None]) -> None:
         """`entries` ascending, in seconds after `start_s`; `do` gets the entry and when it was due (monotonic)."""
-        self._loop: Final = asyncio.get_running_loop()
         self._start_s: Final = start_s
         self._entries: Final = entries
         self._do: Final = do
         self._next = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Final = PreciseTimer(self._act)
         self._act()
 
     def _act(self) -> None:
-        self._timer = None
         while self._next < len(self._entries):
             at_s, entry = self._entries[self._next]
             due_s = self._start_s + at_s
-            now_s = monotonic()
-            if due_s > now_s:
-                self._timer = self._loop.call_later(due_s - now_s, self._act)
+            if due_s > monotonic():
+                self._timer.arm(due_s)
                 return
             self._next += 1
             self._do(entry, due_s)
 
     def end(self) -> None:
         """Do nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.close()
 
 
 class _Worker:
