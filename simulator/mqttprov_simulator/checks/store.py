@@ -56,7 +56,7 @@ class StoreWatch:
         try:
             with closing(self._open()) as database:
                 return self._counts(database, at_s)
-        except sqlite3.OperationalError:
+        except sqlite3.DatabaseError:
             return []
         finally:
             self._rests_until_s = at_s + _REST * (time.perf_counter() - began_s)

@@ -205,3 +205,13 @@ def obstacle(reader: Reader, device: DeviceRow, now_ms: int) -> str | None:
         if token.expires_ms is not None and token.expires_ms <= now_ms:
             return f"the token {token.name!r} with which it provisions has expired; see: mqttprov token update"
     return None
+
+
+def would_change(reader: Reader, device: DeviceRow, now_ms: int) -> bool:
+    """Tell whether a device that gives up its credentials at a login would come back with others.
+
+    One that brings its own would bring the same again, be told again, and so on: it is told once, when the rotation is
+    asked for.
+    """
+    newest = reader.credentials_of(device.id)[-1:]
+    return obstacle(reader, device, now_ms) is None and not any(credential.supplied for credential in newest)

@@ -25,7 +25,7 @@ from mqttprov.core.requests import (
 )
 from mqttprov.core.secrets import Keys, fingerprint
 from mqttprov.pki.inspect import BadCertificate, inspect_presented
-from mqttprov.responder.device_life import obstacle
+from mqttprov.responder.device_life import would_change
 from mqttprov.responder.gathered import (
     FIGHT_INTERVAL_S,
     LIMITED_INTERVAL_S,
@@ -271,16 +271,10 @@ class Responder:
             done()
 
     def can_rotate(self, name: str) -> bool:
-        """Tell whether a device with a due rotation would be given new credentials if it gave up those that it has.
-
-        One that brings its own is told when the rotation is asked for, and not at each login: it would bring the same
-        ones again, and be told again, without end.
-        """
+        """Tell whether a device with a due rotation would be given new credentials if it gave up those that it has."""
         try:
             row = next(self._reader.devices(name), None)
-            if row is None or not row.rotation_due or obstacle(self._reader, row, self._now_ms()) is not None:
-                return False
-            return not any(credential.supplied for credential in self._reader.credentials_of(row.id)[-1:])
+            return row is not None and row.rotation_due and would_change(self._reader, row, self._now_ms())
         except StoreUnavailable as error:
             _log.error("device %s is not told to rotate: %s", name, error)
             return False
