@@ -1,6 +1,5 @@
 """What one virtual gateway is: who it is, how it connects, what it shares with others of its kind. Values only."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -42,7 +41,7 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: Kind
     route: Route
     chance: ChanceStream
-    certified_route: Callable[[], Route] | None = None
+    certified_route: Route | None = None
     lonely_route: Route | None = None
     folder: Path | None = None
 

@@ -275,7 +275,7 @@ class VirtualGateway:
 
     def _route_of(self, action: actions.Connect) -> Route:
         certified = self.spec.certified_route
-        return self.spec.route if certified is None or not action.use_client_certificate else certified()
+        return self.spec.route if certified is None or not action.use_client_certificate else certified
 
     def _subscribe(self, action: actions.Subscribe, _now_s: float) -> None:
         if self._link is not None:

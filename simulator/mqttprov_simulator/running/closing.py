@@ -62,8 +62,12 @@ async def probe_old_credentials(
     promises: Promises,
     routes: Routes,
     at_s: float,
-) -> None:
-    """Try older generations and credentials of suspended devices: they must be refused (P7)."""
+) -> int:
+    """Try older generations and credentials of suspended devices: they must be refused (P7).
+
+    Gives how many were seen to be refused or not; nobody answers where the broker is gone.
+    """
+    looked_at = 0
     tried: list[tuple[Holding, str]] = []
     logins: list[tuple[actions.Connect, Route]] = []
 
@@ -79,9 +83,12 @@ async def probe_old_credentials(
     for holding, gateway in zip(holdings, gateways, strict=True):
         if holding.expected.ended and at_s > holding.expected.touched_s:
             if holding.online_at_s is not None:
+                looked_at += 1
                 promises.note_broken("old-still-works", at_s, "its device was suspended, and it is online", holding)
             else:
                 add(holding, gateway.stored, "its device was suspended, and its credentials still log in")
     for (holding, seen), accepted in zip(tried, await let_in(logins), strict=True):
+        looked_at += accepted is not None
         if accepted:
             promises.note_broken("old-still-works", at_s, seen, holding)
+    return looked_at

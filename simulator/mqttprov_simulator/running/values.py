@@ -167,7 +167,7 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     from the actual start. `lag`: actual minus planned start. `telemetry`, `rpc`: publish to acknowledgement or answer.
     `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest. `prepared_cpu_s`: the part of
     `cpu_s` that was spent before the planned start: drawing, making gateways and their keys. `repeated`: replies that
-    told a gateway what it had been told before.
+    told a gateway what it had been told before. `probed`: credentials that are not to work any more and were tried.
     All histograms leave out what was planned within the warm-up; the seconds show it.
     """
 
@@ -189,6 +189,7 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     errors: list[str] = msgspec.field(default_factory=list)
     prepared_cpu_s: float = 0.0
     repeated: int = 0
+    probed: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):

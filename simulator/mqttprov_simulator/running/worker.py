@@ -143,7 +143,7 @@ class _Worker:
                 await self._until_done(population.gateways)
                 recording = self._recording(population.gateways, prepared_cpu_s)
                 if not self._stop.is_set():
-                    await probe_old_credentials(
+                    recording.probed = await probe_old_credentials(
                         self._holdings, population.gateways, self._watch.promises, routes, recording.ended_at_s
                     )
             self._tell_moment()

@@ -22,11 +22,11 @@ def told(gateway: str, device: str, fingerprint: str, at_s: float = 1.0) -> Mome
     return Moment(worker=0, at_s=at_s, second=Second(at_s=1), told=(Told(gateway, device, fingerprint, at_s),))
 
 
-def recording(*standings: Standing, repeated: int = 0) -> Recording:
+def recording(*standings: Standing, repeated: int = 0, probed: int = 0) -> Recording:
     """Make what a worker says at its end."""
     return Recording(worker=0, gateways=1, latency={}, service={}, lag={}, login={}, telemetry={}, rpc={}, refusals={},
                      lost_connections={}, strikes={}, standings=list(standings), cpu_s=0.0, rss_bytes=0,
-                     ended_at_s=9.0, repeated=repeated)  # fmt: skip
+                     ended_at_s=9.0, repeated=repeated, probed=probed)  # fmt: skip
 
 
 def by_promise(checks: list[Check]) -> dict[str, Check]:
@@ -98,7 +98,7 @@ def test_what_could_not_be_seen_broken_is_not_called_held() -> None:
     for fingerprint in ("f1", "f2"):
         ledger.take(told("a/000001", "a-000001", fingerprint))
     store = [Check(promise=promise, state="held", looked_at=5) for promise in ("no-event", "limit-exceeded")]
-    checks = by_promise(ledger.close([recording(repeated=4)], store))
+    checks = by_promise(ledger.close([recording(repeated=4, probed=1)], store))
     assert {check.state for check in checks.values()} == {"held"}
     assert {promise: check.looked_at for promise, check in checks.items()} == {
         "limit-exceeded": 5, "told-not-durable": 2, "reply-to-another": 6, "shared-credential": 2, "answer-changed": 4,

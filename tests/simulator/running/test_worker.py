@@ -113,6 +113,7 @@ async def test_an_older_generation_that_still_works_breaks_a_promise(stub: StubB
     told = await at_stub(plan(one, faults=(cut,), stop=Stop(hold_s=0.2, timeout_s=20)))
     assert told.promises == {"told-not-durable", "old-still-works"}
     assert stub.logins == ["generation-0", "generation-1", "generation-0"]
+    assert told.recording.probed == 1
     assert told.recording.standings[0].fingerprints[-1] == told.recording.standings[0].stored
 
 

@@ -90,6 +90,7 @@ async def test_an_operators_acts_excuse_what_they_lead_to(target: EmbeddedTarget
     suspend = Action(kind="suspend-devices", at_s=0.1, groups=("suspended",))
     told = await run(plan(group, actions=(suspend,)), target.endpoint, tokens=target.tokens, directory=str(tmp_path))
     assert told.promises == {"old-still-works"}
+    assert told.recording.probed == 2
     assert {broken.gateways for broken in told.broken} == {("suspended/000001",), ("suspended/000002",)}
 
 
