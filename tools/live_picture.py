@@ -11,9 +11,11 @@ from mqttprov_simulator.report.summary import print_result
 from mqttprov_simulator.results import Progress
 from mqttprov_simulator.running.playing import Where, play
 from mqttprov_simulator.scenario.reading import load
+from mqttprov_simulator.state_groups import grouped
 
 PICTURE = Path(__file__).parents[1] / "docs" / "img" / "swarm.svg"
 SCENARIO = "broker-restart"
+_SEEN = 0.02  # of the fleet: less is no bar that one sees
 
 
 def main() -> None:
@@ -30,10 +32,11 @@ def main() -> None:
     console.save_svg(str(PICTURE), title="mqttprov swarm")
 
 
-def _liveliness(moment: Progress) -> tuple[bool, float]:
+def _liveliness(moment: Progress) -> tuple[bool, int, float]:
     """Say how much there is to see: a fault that goes on, and a fleet that is spread over many states."""
-    shares = [count / moment.gateways for count in moment.states.values()]
-    return (bool(moment.faults), -sum(share * math.log(share) for share in shares))
+    shares = [count / moment.gateways for count in grouped(moment.states).values() if count]
+    seen = sum(share > _SEEN for share in shares)
+    return (bool(moment.faults), seen, -sum(share * math.log(share) for share in shares))
 
 
 if __name__ == "__main__":
