@@ -16,6 +16,7 @@ needs libmosquitto-dev /usr/include/mosquitto.h
 needs libsqlite3-dev /usr/include/sqlite3.h
 needs libssl-dev /usr/include/openssl/hmac.h
 needs uthash-dev /usr/include/uthash.h
+needs chromium /usr/bin/chromium
 needs rabbitmq-server /usr/sbin/rabbitmq-server
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

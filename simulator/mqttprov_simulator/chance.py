@@ -1,5 +1,7 @@
 """Randomness for virtual gateways: one small stream of numbers each, drawn from the seed. Pure."""
 
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
 _MASK: Final = (1 << 64) - 1
@@ -27,3 +29,14 @@ class ChanceStream:
         """Draw the next number."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         return (_mix(self._state) >> 11) / (1 << 53)
+
+
+@lru_cache(maxsize=4096)
+def sub_seed(seed: int, *purpose: str) -> int:
+    """Give the seed of a sub-stream: `ChanceStream(sub_seed(seed, "arrival", group), place)`.
+
+    What is drawn for one purpose then changes nothing that is drawn for another.
+    """
+    # A length before each part, so that ("ab", "c") and ("a", "bc") differ.
+    text = "".join(f"{len(part)}:{part}" for part in (str(seed), *purpose))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())

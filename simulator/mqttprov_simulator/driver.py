@@ -7,6 +7,7 @@ no streams, because thousands of them share a loop (reference/simulation.md sect
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
@@ -35,6 +36,8 @@ _MAX_QUEUED_MESSAGES: Final = 16
 _VERSIONS: Final = {int(version): version for version in ProtocolVersion}
 # One object for all: the session would otherwise make one for each connection to announce its limit.
 _V5_PROPERTIES: Final = Properties(maximum_packet_size_bytes=_MAX_PACKET_BYTES)
+_IP_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h; Python names it from 3.12 on
+_NOT_AUTHORIZED: Final = 0x87
 _PING_AFTER: Final = 0.5  # of the keep alive; the rest is for being late
 
 
@@ -44,8 +47,11 @@ class Owner(Protocol):
     def connected(self) -> None:
         """CONNACK 0 came."""
 
-    def refused_login(self, reason_code: int) -> None:
-        """Another CONNACK came; the connection is over."""
+    def refused_login(self, reason_code: int, *, said: bool = True) -> None:
+        """Another CONNACK came; the connection is over.
+
+        Not `said`: the broker hung up on our client certificate, as one does that rejects it, or that has crashed.
+        """
 
     def message(self, topic: str, payload: bytes) -> None:
         """A PUBLISH came and is acknowledged."""
@@ -61,18 +67,13 @@ class Owner(Protocol):
 
 
 class Network:
-    """The way to the broker, shared by all connections of a swarm; knows whether any is open."""
+    """All connections of a swarm together: knows whether any is open."""
 
-    def __init__(self, host: str, address: str, port: int, tls: ssl.SSLContext | None) -> None:
-        """`host` is what the certificate is checked against, `address` where to connect to (no name: no look-ups)."""
+    def __init__(self) -> None:
         self.loop: Final = asyncio.get_running_loop()
         self.idle: Final = asyncio.Event()  # no connection is open
         self.idle.set()
         self._open = 0
-        self._host: Final = host if tls is not None else None
-        self._address: Final = address
-        self._port: Final = port
-        self._tls: Final = tls
 
     def count(self, change: int) -> None:
         """Note that a connection begins (1) or has ended (-1)."""
@@ -82,26 +83,75 @@ class Network:
         else:
             self.idle.set()
 
-    async def connect(self, protocol: asyncio.Protocol, source: str | None) -> None:
+
+class Route:
+    """A way to the broker, shared by the connections that take it."""
+
+    __slots__ = ("_address", "_host", "_port", "_source", "_tls", "network")
+
+    def __init__(
+        self,
+        network: Network,
+        host: str,
+        address: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        source: str | None = None,
+    ) -> None:
+        """`host` is what the certificate is checked against, `address` where to connect to (no name: no look-ups).
+
+        `source`: the address to connect from, None leaves it to the system.
+        """
+        self.network: Final = network
+        self._host: Final = host if tls is not None else None
+        self._address: Final = address
+        self._port: Final = port
+        self._tls: Final = tls
+        self._source: Final = source
+
+    async def connect(self, protocol: asyncio.Protocol) -> None:
         """Open a connection (TCP_NODELAY, as uvloop and asyncio both set it). Raises OSError."""
-        await self.loop.create_connection(
-            lambda: protocol,
-            self._address,
-            self._port,
-            ssl=self._tls,
-            server_hostname=self._host,
-            local_addr=None if source is None else (source, 0),
-        )
+        loop = self.network.loop
+        if self._source is None:
+            await loop.create_connection(
+                lambda: protocol, self._address, self._port, ssl=self._tls, server_hostname=self._host
+            )
+            return
+        opened = self._bound(self._source)
+        try:
+            await loop.sock_connect(opened, (self._address, self._port))
+            await loop.create_connection(lambda: protocol, sock=opened, ssl=self._tls, server_hostname=self._host)
+        except BaseException:
+            opened.close()
+            raise
+
+    def _bound(self, source: str) -> socket.socket:
+        """Make a socket that is bound to an address alone.
+
+        Otherwise the kernel looks for a port that nobody uses towards anybody, and with some thousand taken that search
+        takes milliseconds for each connection; at connect it needs one that is free towards the broker.
+        """
+        opened = socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET)
+        try:
+            opened.setblocking(False)
+            opened.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            opened.bind((source, 0))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
 
 class Link(asyncio.Protocol):
     """A connection from the Connect action to its end; tells its owner what happens until then."""
 
-    __slots__ = ("_network", "_opening", "_owner", "_session", "_tokens", "_transport", "_written_s")
+    __slots__ = ("_by_certificate", "_network", "_opening", "_owner", "_session", "_tokens", "_transport", "_written_s")
 
-    def __init__(self, owner: Owner, action: actions.Connect, network: Network, source: str | None) -> None:
+    def __init__(self, owner: Owner, action: actions.Connect, route: Route) -> None:
         self._owner: Owner | None = owner
-        self._network: Final = network
+        self._network: Final = route.network
+        self._by_certificate: Final = action.use_client_certificate
         self._session: Final = ClientSession(
             _connect_packet(action),
             max_packet_bytes=_MAX_PACKET_BYTES,
@@ -111,15 +161,18 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tokens: dict[int, int] | None = None  # packet id -> token; made on first need
         self._written_s = 0.0
-        self._opening: asyncio.Task[None] | None = network.loop.create_task(self._open(source))
+        self._opening: asyncio.Task[None] | None = self._network.loop.create_task(self._open(route))
 
-    async def _open(self, source: str | None) -> None:
+    async def _open(self, route: Route) -> None:
         self._network.count(1)  # here, because a task that is cancelled before it begins never gets to the end
         try:
-            await self._network.connect(self, source)
+            await route.connect(self)
         except OSError as error:
-            reason = reason_of(error)
-            self._end(lambda owner: owner.not_connected(reason))
+            if self._by_certificate and _is_alert(error):
+                self._end(lambda owner: owner.refused_login(_NOT_AUTHORIZED))
+            else:
+                reason = reason_of(error)
+                self._end(lambda owner: owner.not_connected(reason))
         finally:
             self._opening = None
             if self._transport is None:  # else connection_lost counts it
@@ -146,11 +199,18 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the end, unless it was told or wanted."""
         self._network.count(-1)
-        self._end(lambda owner: owner.lost(reason_of(exc)))
+        self._tell_end(exc)
+
+    def _tell_end(self, exc: Exception | None) -> None:
+        if self._by_certificate and not self._session.connected:
+            # With TLS 1.3 a server that rejects our certificate hangs up after the handshake, before any CONNACK.
+            self._end(lambda owner: owner.refused_login(_NOT_AUTHORIZED, said=_is_alert(exc)))
+        else:
+            self._end(lambda owner: owner.lost(reason_of(exc)))
 
     def _tell(self, owner: Owner, event: ClientEvent) -> None:
         if isinstance(event, MessageReceived):
-            owner.message(event.publish.topic, event.publish.payload)
+            self._message(owner, event.publish.topic, event.publish.payload)
         elif isinstance(event, Connected):
             owner.connected()
         elif isinstance(event, Published):
@@ -164,10 +224,12 @@ class Link(asyncio.Protocol):
         elif isinstance(event, ProtocolViolated):
             self._hang_up(lambda owner: owner.lost(f"protocol violated by the broker: {event.error}"))
 
+    def _message(self, owner: Owner, topic: str, payload: bytes) -> None:
+        owner.message(topic, payload)
+
     def _hang_up(self, tell: Callable[[Owner], None]) -> None:
         self.flush()
-        if self._transport is not None:
-            self._transport.close()
+        self._close()
         self._end(tell)
 
     def _end(self, tell: Callable[[Owner], None]) -> None:
@@ -198,9 +260,18 @@ class Link(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what is in the output, if there is somebody to write to."""
-        if self._transport is not None and (output := self._session.take_output()):
-            self._transport.write(output)
-            self._written_s = monotonic()
+        transport = self._transport
+        if transport is not None and (output := self._session.take_output()):
+            self._write(transport, output)
+
+    def _write(self, transport: asyncio.Transport, output: bytes) -> None:
+        transport.write(output)
+        self._written_s = monotonic()
+
+    def _close(self) -> None:
+        """Close once everything is written."""
+        if self._transport is not None:
+            self._transport.close()
 
     def close(self) -> None:
         """Say goodbye if the broker has accepted us, and close. Tells nothing any more."""
@@ -211,15 +282,35 @@ class Link(asyncio.Protocol):
         elif self._session.connected:
             self._session.disconnect()
             self.flush()
-            self._transport.close()
+            self._close()
         else:
             self._transport.abort()  # it may not even be connected in truth: do not wait for the write
 
     def abort(self) -> None:
-        """Close without a word."""
+        """Close without a word, and without what is not written yet. Tells nothing any more."""
         self._owner = None
         if self._transport is not None:
             self._transport.abort()
+        elif self._opening is not None:
+            self._opening.cancel()
+
+    def cut(self) -> None:
+        """Write what is there, then close without a word. Tells nothing any more."""
+        self._owner = None
+        self.flush()
+        self._close()
+
+    def stall(self, duration_s: float) -> None:
+        """Read nothing for a while; what comes meanwhile waits in the kernel."""
+        transport = self._transport
+        if transport is not None and transport.is_reading():
+            transport.pause_reading()
+            self._network.loop.call_later(duration_s, _read_again, transport)
+
+    @property
+    def unacknowledged(self) -> tuple[int, ...]:
+        """The tokens of what was published and is not acknowledged."""
+        return () if self._tokens is None else tuple(self._tokens.values())
 
     def keep_alive(self, now_s: float) -> None:
         """Send PINGREQ if it is time; give a connection up whose last one was not answered until then."""
@@ -235,6 +326,15 @@ class Link(asyncio.Protocol):
             return
         session.ping()
         self.flush()
+
+
+def _read_again(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()
+
+
+def _is_alert(error: Exception | None) -> bool:
+    return isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
 
 
 def reason_of(error: Exception | None) -> str:

@@ -10,6 +10,16 @@ from typing import Self
 
 import msgspec
 
+Buckets = dict[int, int]  # bucket -> count, as JSON keeps it
+
+
+def count_in(buckets: Buckets, value_us: int) -> None:
+    """Count a value in bare buckets, for those who only collect; one below 0 (a clock's rounding) counts as 0."""
+    value_us = max(value_us, 0)
+    shift = value_us.bit_length() - 8
+    bucket = value_us if shift <= 0 else (shift << 8) + (value_us >> shift)
+    buckets[bucket] = buckets.get(bucket, 0) + 1
+
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_us: int
@@ -50,7 +60,7 @@ class Histogram:
             rank -= self._buckets[bucket]
             if rank <= 0:
                 break
-        return min(_highest_of(bucket), self.max_us)
+        return min(highest_of(bucket), self.max_us)
 
     def percentile_ms(self, percent: float) -> float | None:
         """Give `percentile` in milliseconds, for people."""
@@ -73,9 +83,28 @@ class Histogram:
             whole.max_us = max(whole.max_us, part.max_us)
         return whole
 
+    @property
+    def buckets(self) -> Buckets:
+        """The count of each bucket in use, as results keep it."""
+        return dict(self._buckets)
+
     def to_json(self) -> bytes:
         """Write it down: the largest value and the count of each bucket in use."""
         return msgspec.json.encode(_Document(self.max_us, dict(sorted(self._buckets.items()))))
+
+    @classmethod
+    def of(cls, buckets: Buckets) -> Self:
+        """Give the histogram of these buckets; its largest value is the upper end of the highest bucket.
+
+        Raises ValueError for buckets that none can have.
+        """
+        if any(bucket < 0 or count < 1 for bucket, count in buckets.items()):
+            raise ValueError("not a histogram: a bucket below 0, or a count below 1; give what to_json wrote")
+        histogram = cls()
+        histogram._buckets = dict(buckets)
+        histogram.count = sum(buckets.values())
+        histogram.max_us = highest_of(max(buckets)) if buckets else 0
+        return histogram
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -84,11 +113,7 @@ class Histogram:
             document = msgspec.json.decode(text, type=_Document)
         except msgspec.DecodeError as error:
             raise ValueError(f"not a histogram: {error}; give what to_json wrote") from error
-        if any(bucket < 0 or count < 1 for bucket, count in document.buckets.items()):
-            raise ValueError("not a histogram: a bucket below 0, or a count below 1; give what to_json wrote")
-        histogram = cls()
-        histogram._buckets = document.buckets
-        histogram.count = sum(document.buckets.values())
+        histogram = cls.of(document.buckets)
         histogram.max_us = document.max_us
         return histogram
 
@@ -98,6 +123,7 @@ class Histogram:
     __hash__ = None  # type: ignore[assignment]  # it changes with every record
 
 
-def _highest_of(bucket: int) -> int:
+def highest_of(bucket: int) -> int:
+    """Give the largest value in microseconds that a bucket holds."""
     shift = bucket >> 8
     return ((bucket & 0xFF) + 1 << shift) - 1

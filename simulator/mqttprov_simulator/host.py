@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Final
 
 # Beside one per connection: the loop, the standard streams, the broker's pipes, libraries.
-_SPARE_DESCRIPTORS: Final = 64
+SPARE_DESCRIPTORS: Final = 64
 # Each of them means that a SYN was lost or thrown away, which costs its connection a second (simulation.md P2).
 _COUNTERS: Final = ("ListenOverflows", "ListenDrops", "TCPTimeouts")
+
+
+def broker_connections(gateways: int) -> int:
+    """Give how many connections a broker may have of so many gateways: one each, and old ones of a quarter of
+    them that have not ended yet."""
+    return gateways + gateways // 4
 
 
 class HostLimitError(RuntimeError):
@@ -19,7 +25,7 @@ def allow_connections(count: int) -> None:
 
     Raises HostLimitError if the hard limit is lower.
     """
-    needed = count + _SPARE_DESCRIPTORS
+    needed = count + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return

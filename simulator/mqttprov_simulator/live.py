@@ -12,23 +12,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mqttprov.gateway.transitions import State
 from mqttprov_simulator.results import Progress, Summary
+from mqttprov_simulator.state_groups import grouped
 
 _VIEW_EVERY_S: Final = 0.25
 _LINE_EVERY_S: Final = 1.0
 _BAR_WIDTH: Final = 60
 
-# Machine states in the groups that people care about, with their colours, in the order of a gateway's life.
-_GROUPS: Final[tuple[tuple[str, str, tuple[State, ...]], ...]] = (
-    ("off", "bright_black", (State.NEW,)),
-    ("provisioning", "yellow", (State.CONNECTING_TO_PROVISION, State.AWAITING_REPLY)),
-    ("saving", "magenta", (State.SAVING, State.WAITING_TO_SAVE, State.REMOVING, State.ANSWERING_REMOVAL)),
-    ("connecting", "cyan", (State.CONNECTING,)),
-    ("online", "green", (State.ONLINE,)),
-    ("backing off", "red", (State.WAITING_TO_PROVISION, State.WAITING_TO_CONNECT)),
-    ("stopped", "blue", (State.STOPPED,)),
-)
+# Of the groups of states (`state_groups`), in the order of a gateway's life.
+_COLOURS: Final = {
+    "off": "bright_black",
+    "provisioning": "yellow",
+    "saving": "magenta",
+    "connecting": "cyan",
+    "online": "green",
+    "backing off": "red",
+    "stopped": "blue",
+}
 
 
 class LiveView:
@@ -68,10 +68,11 @@ def line(progress: Progress) -> str:
     """One plain line about a moment."""
     groups = ", ".join(f"{name} {count}" for name, _, count in _grouped(progress.states) if count)
     cpu = ", ".join(f"{name} {cores:.0%}" for name, cores in progress.cpu_cores.items())
+    failed = f"  failed {progress.failed}" if progress.held is None else ""
     return (
         f"{progress.elapsed_s:5.1f} s  registered {progress.registered}/{progress.gateways}"
-        f"  failed {progress.failed}  {progress.registrations_per_s:.0f}/s{_offered(progress)}"
-        f"  p50 {_ms(progress.p50_ms)}  p99 {_ms(progress.p99_ms)}  CPU {cpu}  [{groups}]"
+        f"{failed}  {progress.registrations_per_s:.0f}/s{_offered(progress)}"
+        f"  p50 {_ms(progress.p50_ms)}  p99 {_ms(progress.p99_ms)}  CPU {cpu}  [{groups}]{_plain_news(progress)}"
     )
 
 
@@ -88,12 +89,36 @@ def view(progress: Progress) -> Group:
         if count:
             legend.append("■ ", style=colour).append(f"{name} {count}  ")
     figures = Table.grid(padding=(0, 3))
-    figures.add_row("registered", f"{progress.registered} of {progress.gateways}", "failed", str(progress.failed))
+    played = progress.held is not None
+    second = ("late", str(progress.late)) if played else ("failed", str(progress.failed))
+    figures.add_row("registered", f"{progress.registered} of {progress.gateways}", *second)
     figures.add_row("rate", f"{progress.registrations_per_s:.0f}/s{_offered(progress)}", "time", _seconds(progress))
     figures.add_row("p50", _ms(progress.p50_ms), "p99", _ms(progress.p99_ms))
     cells = [cell for name, cores in progress.cpu_cores.items() for cell in (f"CPU {name}", f"{cores:.0%}")]
-    figures.add_row(*cells)
-    return Group(bar, legend, figures)
+    for first in range(0, len(cells), 4):
+        figures.add_row(*cells[first : first + 4])
+    if not played:
+        return Group(bar, legend, figures)
+    figures.add_row("promises", _promises(progress))
+    return Group(bar, legend, figures, Text("  ".join(progress.faults), style="yellow", no_wrap=True))
+
+
+def _promises(progress: Progress) -> Text:
+    if not progress.broken:
+        return Text(f"{progress.held} held", style="green")
+    return Text("BROKEN: " + _counts(progress.broken), style="bold red")
+
+
+def _plain_news(progress: Progress) -> str:
+    """What a line says only if there is something to say."""
+    news = f"  late {progress.late}" if progress.late else ""
+    if progress.faults:
+        news += f"  faults: {', '.join(progress.faults)}"
+    return news + (f"  BROKEN: {_counts(progress.broken)}" if progress.broken else "")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -136,7 +161,7 @@ def _warnings(summary: Summary) -> list[str]:
 
 
 def _grouped(states: dict[str, int]) -> list[tuple[str, str, int]]:
-    return [(name, colour, sum(states.get(state, 0) for state in group)) for name, colour, group in _GROUPS]
+    return [(name, _COLOURS.get(name, "white"), count) for name, count in grouped(states).items()]
 
 
 def _offered(progress: Progress) -> str:

@@ -14,7 +14,9 @@ from mqttprov_simulator.histogram import Histogram
 class Progress(msgspec.Struct, frozen=True):
     """A run at one moment. Rates are those of the last second, percentiles those of the last five.
 
-    `states`: gateways by machine state. `failed`: gave up. `cpu_cores`: CPU seconds per second by process.
+    `states`: gateways by machine state. `failed`: gave up. `cpu_cores`: CPU seconds per second by process. Only where a
+    scenario is played: `late`: gateways that are due and not started, the generator's own delay; `faults`: what goes on
+    or has just struck; `held` and `broken`: promises that were not seen broken, and the others with how often.
     """
 
     elapsed_s: float
@@ -27,6 +29,10 @@ class Progress(msgspec.Struct, frozen=True):
     p50_ms: float | None
     p99_ms: float | None
     cpu_cores: dict[str, float]
+    late: int = 0
+    faults: tuple[str, ...] = ()
+    held: int | None = None
+    broken: dict[str, int] = {}
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,6 @@ that have a loop already.
 
 import asyncio
 import contextlib
-import gc
 import os
 import ssl
 from collections.abc import Callable
@@ -16,12 +15,15 @@ from typing import Any, Final
 import uvloop
 
 from mqttprov_simulator.cpu import CpuMeter
-from mqttprov_simulator.driver import Network
+from mqttprov_simulator.driver import Network, Route
+from mqttprov_simulator.fleet import Fleet, gateways_of
 from mqttprov_simulator.host import allow_connections, tcp_counters
 from mqttprov_simulator.plan import SwarmPlan
-from mqttprov_simulator.results import Progress, Summary, SwarmResult
+from mqttprov_simulator.precise_timer import PreciseTimer
+from mqttprov_simulator.rare_collections import rare_collections
+from mqttprov_simulator.results import GatewayRecord, Progress, Summary, SwarmResult
 from mqttprov_simulator.tally import Tally
-from mqttprov_simulator.virtual_gateway import Fleet, VirtualGateway
+from mqttprov_simulator.virtual_gateway import VirtualGateway
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -42,13 +44,8 @@ def run_swarm(
     `on_progress` is called every 100 ms. `broker_pid`: a process whose CPU time is to be told as "broker".
     Raises SwarmError (host name, CA file), HostLimitError (open files), ProcessLookupError (broker_pid).
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        gc.collect()
-        gc.freeze()  # what is there now stays: a collection that walks over all of it would stop every gateway
-        try:
-            return runner.run(swarm(plan, on_progress=on_progress, broker_pid=broker_pid))
-        finally:
-            gc.unfreeze()
+    with rare_collections(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(swarm(plan, on_progress=on_progress, broker_pid=broker_pid))
 
 
 async def swarm(
@@ -56,9 +53,11 @@ async def swarm(
 ) -> SwarmResult:
     """Run a swarm on the running loop; as `run_swarm`, but it leaves the garbage collector alone."""
     allow_connections(plan.most_connections)
-    network = await _network(plan)
+    address, tls = await _address(plan), _tls(plan)
+    network = Network()
     pids = {"swarm": os.getpid()} | ({} if broker_pid is None else {"broker": broker_pid})
     run = _Run(plan, network, pids, on_progress)
+    run.make_gateways(lambda source: Route(network, plan.host, address, plan.port, tls=tls, source=source))
     loop = asyncio.get_running_loop()
     previous_handler = loop.get_exception_handler()
     loop.set_exception_handler(run.note_error)
@@ -70,18 +69,21 @@ async def swarm(
         loop.set_exception_handler(previous_handler)
 
 
-async def _network(plan: SwarmPlan) -> Network:
+async def _address(plan: SwarmPlan) -> str:
     try:
         addresses = await asyncio.get_running_loop().getaddrinfo(plan.host, plan.port, type=1)
     except OSError as error:
         raise SwarmError(f"the host {plan.host!r} is not known: {error.strerror}; give a name or an address") from error
-    tls = None
-    if plan.tls_ca_file is not None:
-        try:
-            tls = ssl.create_default_context(cafile=plan.tls_ca_file)
-        except OSError as error:  # also ssl.SSLError
-            raise SwarmError(f"{plan.tls_ca_file} is no CA certificate in PEM form: {error}") from error
-    return Network(plan.host, str(addresses[0][4][0]), plan.port, tls)
+    return str(addresses[0][4][0])
+
+
+def _tls(plan: SwarmPlan) -> ssl.SSLContext | None:
+    if plan.tls_ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=plan.tls_ca_file)
+    except OSError as error:  # also ssl.SSLError
+        raise SwarmError(f"{plan.tls_ca_file} is no CA certificate in PEM form: {error}") from error
 
 
 class _Run:
@@ -95,13 +97,17 @@ class _Run:
         self._on_progress: Final = on_progress
         self._tcp_before: Final = tcp_counters()
         self._tally: Final = Tally(plan.gateways, plan.rate_per_s, CpuMeter(pids))
-        self._fleet: Final = Fleet(plan, network, self._tally, self._one_settled)
-        self._gateways: Final = [VirtualGateway(index, self._fleet) for index in range(plan.gateways)]
+        self._fleet: Final = Fleet(plan, self._tally, self._one_settled)
+        self._gateways: list[VirtualGateway] = []
         self._next = 0
         self._start_s = 0.0
-        self._arrivals: asyncio.TimerHandle | None = None
+        self._timer: Final = PreciseTimer(self._start_due)
         self._error: Exception | None = None
         self._sweep_s: Final = min(_LONGEST_SWEEP_S, plan.machine.keep_alive_s / 4)
+
+    def make_gateways(self, route_from: Callable[[str | None], Route]) -> None:
+        """Make all gateways of the plan; none begins."""
+        self._gateways = gateways_of(self._plan, self._fleet, route_from)
 
     def note_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Keep the first exception of a callback: our mistakes must end the run, not pass for lost connections."""
@@ -163,7 +169,7 @@ class _Run:
             if plan.rate_per_s is not None:
                 planned_s = self._start_s + plan.planned_s(self._next)
                 if planned_s > now_s:
-                    self._arrivals = self._network.loop.call_later(planned_s - now_s, self._start_due)
+                    self._timer.arm(planned_s)
                     return
                 now_s = monotonic()
                 self._tally.lag.record(round((now_s - planned_s) * 1e6))
@@ -206,13 +212,15 @@ class _Run:
             seed=plan.seed,
             plan=plan.public(),
         )
-        records = [gateway.record() for gateway in self._gateways]
+        records = [
+            GatewayRecord(each.spec.device, each.state, each.registered, each.stored, each.refused)
+            for each in self._gateways
+        ]
         return SwarmResult(summary, records, tally.latency, tally.service, tally.lag)
 
     async def close(self) -> None:
         """Stop all gateways and wait for their connections to close, not for long."""
-        if self._arrivals is not None:
-            self._arrivals.cancel()
+        self._timer.close()
         for gateway in self._gateways[: self._next]:
             gateway.stop()
         with contextlib.suppress(TimeoutError):

@@ -293,6 +293,22 @@ async def test_new_labels_do_not_make_a_rotation_forgotten(broker: Running) -> N
     assert b"gateway_remove_provisioned_credentials" in await answer(gateway)
 
 
+async def test_a_gateway_that_brings_its_own_credentials_is_told_to_rotate_once(broker: Running) -> None:
+    """It brings the same again; told at each login it would never stay online (P10). Others end the rotation."""
+    token = await token_of(broker, "gw-1", token="a-token-of-its-own")
+    gateway = await broker.login(token)
+    await gateway.subscribe(CALLS)
+    assert (await act(life(broker).rotate, "gw-1")).device.rotation_due
+    await answer(gateway)
+    assert await token_of(broker, "gw-1", token="a-token-of-its-own") == token
+    again = await broker.login(token)
+    await again.subscribe(CALLS)
+    await again.ping()
+    assert again.messages() == []
+    await broker.login(await token_of(broker, "gw-1", token="another-of-its-own"))
+    assert await broker.refusal(token) == UNKNOWN
+
+
 async def test_what_another_process_commits_without_ringing_is_acted_on_too(broker: Running) -> None:
     """The chain alone says what to do; the doorbell only makes it quick (P7)."""
     gateway = await broker.device("gw-1")

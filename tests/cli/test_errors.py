@@ -1,5 +1,6 @@
 """Whatever is wrong, there is one line that says so and an exit status that tells which kind it is."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -143,6 +144,16 @@ def test_every_expected_error_has_a_documented_status() -> None:
     assert set(MEANINGS) == set(Exit)
     for kind in EXPECTED:
         assert exit_status(kind("x")) in MEANINGS
+
+
+def test_a_server_comes_up_though_its_log_is_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P9: what cannot be told is left untold; `serve` and `respond` go on."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device, not a file of ours
+        monkeypatch.setattr("sys.stderr", full)
+        output.say("listening on mqtt://127.0.0.1:1883")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_control_characters_of_stored_data_are_never_printed(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

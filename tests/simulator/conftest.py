@@ -104,7 +104,7 @@ class StubConnection(asyncio.Protocol):
 
     def _answer(self, event: ServerEvent) -> None:
         if isinstance(event, ConnectReceived):
-            self._answer_connect(event.connect.username or "")
+            self._answer_connect(event.connect.username or "", event.connect.client_id)
         elif isinstance(event, SubscribeReceived):
             granted = (ReasonCode.GRANTED_QOS_1,) * len(event.subscribe.subscriptions)
             self._session.suback(event.subscribe.packet_id, granted)
@@ -118,14 +118,14 @@ class StubConnection(asyncio.Protocol):
                 if reply is not None:
                     self._session.publish(Message("/provision/response", msgspec.json.encode(reply)), 1)
 
-    def _answer_connect(self, username: str) -> None:
+    def _answer_connect(self, username: str, client_id: str) -> None:
         refusal = None if username == "provision" else self._broker.refuse_login(username)
         if refusal is not None:
             self._session.refuse(refusal)
             return
         if username != "provision":
             self._broker.logins.append(username)
-        for event in self._session.accept(assigned_client_id="assigned"):
+        for event in self._session.accept(assigned_client_id=None if client_id else "assigned"):
             self._answer(event)
 
 

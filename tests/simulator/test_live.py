@@ -5,7 +5,7 @@ import io
 import msgspec
 from rich.console import Console
 
-from mqttprov_simulator.live import LiveView, line, print_summary
+from mqttprov_simulator.live import LiveView, line, print_summary, view
 from mqttprov_simulator.results import Progress, Summary
 
 _PROGRESS = Progress(
@@ -81,6 +81,21 @@ def test_on_a_terminal_there_is_a_view_that_is_redrawn() -> None:
     with LiveView(console, live=False) as view:
         _moments(view, 0.0)
     assert "█" not in out.getvalue()
+
+
+def test_a_played_scenario_tells_of_faults_lateness_and_promises() -> None:
+    """Faults as they strike, what the generator owes, what the server promised; a line says only what is news."""
+    played = msgspec.structs.replace(_PROGRESS, late=3, faults=("broker-kill", "power-loss 2"), held=10)
+    broken = msgspec.structs.replace(played, held=9, broken={"echoed": 2})
+    for part in ("late 3", "faults: broker-kill, power-loss 2"):
+        assert part in line(played)
+    assert "BROKEN: echoed 2" in line(broken)
+    assert "late" not in line(_PROGRESS)
+    console, out = _console(terminal=True)
+    for moment in (played, broken):
+        console.print(view(moment))
+    for part in ("10 held", "broker-kill  power-loss 2", "BROKEN: echoed 2"):
+        assert part in out.getvalue()
 
 
 def test_the_summary_names_what_counts() -> None:

@@ -33,6 +33,7 @@ _NOUNS: Final = {
     "ca": "ca",
     "gateway": "gateway",
     "mosquitto": "mosquitto",
+    "swarm": "swarm_verbs",
 }
 NAMES: Final = (*_VERBS, *_NOUNS)
 

@@ -4,6 +4,7 @@ Columns are as wide as their content, on a terminal and off it: nothing is cut. 
 comes from the same records.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +55,9 @@ def record(value: msgspec.Struct, *, leave_out: Sequence[str] = ()) -> dict[str,
 
 def say(text: str) -> None:
     """Tell the person something that is not data (stderr)."""
-    print(escaped(text), file=sys.stderr, flush=True)  # noqa: T201 - this is where talk is printed
+    # A log on a full disk must not end a server that has just come up; what is data is another matter.
+    with contextlib.suppress(OSError):
+        print(escaped(text), file=sys.stderr, flush=True)  # noqa: T201 - this is where talk is printed
 
 
 def emit(line: str) -> None:

@@ -70,7 +70,7 @@ def simulate(
     except ValueError as error:
         raise Failure(str(error), Exit.USAGE) from error
     try:
-        with LiveView(_console(stderr=True), live=True) as view:
+        with LiveView(progress_console(stderr=True), live=True) as view:
             summary = run_swarm(plan, on_progress=view.update).summary
     except (SwarmError, HostLimitError) as error:
         raise Failure(str(error)) from error
@@ -88,7 +88,7 @@ def demo(gateways: GatewaysOption = 1000, json: JsonOption = False) -> None:
 
     _end_on_sigterm()
     try:
-        summary = run_demo(gateways=gateways, console=_console(stderr=True), live=True)
+        summary = run_demo(gateways=gateways, console=progress_console(stderr=True), live=True)
     except (DemoError, SwarmError, HostLimitError) as error:
         raise Failure(str(error)) from error
     _tell(summary, json=json)
@@ -99,11 +99,12 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _console(*, stderr: bool = False) -> "Console":
+def progress_console(*, stderr: bool = False) -> "Console":
+    """Give the console for progress and summaries; off a terminal nothing is wrapped."""
     from rich.console import Console  # noqa: PLC0415 - see the module's docstring
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 200)  # off a terminal nothing is to be wrapped
+    return Console(file=stream, width=None if stream.isatty() else 200)
 
 
 def _tell(summary: "Summary", *, json: bool) -> None:
@@ -112,6 +113,6 @@ def _tell(summary: "Summary", *, json: bool) -> None:
     else:
         from mqttprov_simulator.live import print_summary  # noqa: PLC0415 - see the module's docstring
 
-        print_summary(summary, _console())
+        print_summary(summary, progress_console())
     if summary.failed or summary.audit_verified is False:
         raise typer.Exit(Exit.FAILED)

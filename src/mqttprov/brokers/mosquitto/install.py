@@ -6,7 +6,7 @@ import secrets
 import shutil
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,13 +47,21 @@ class Installed(msgspec.Struct, frozen=True):
 
 
 class Installation:
-    """One run over the places. `command` starts mqttprov."""
+    """One run over the places. `command` starts mqttprov; `build` gives the plugin."""
 
-    def __init__(self, places: Places, state: StateDirectory, command: Sequence[str], now_ms: int) -> None:
+    def __init__(
+        self,
+        places: Places,
+        state: StateDirectory,
+        command: Sequence[str],
+        now_ms: int,
+        build: Callable[[], bytes] = build_gate,
+    ) -> None:
         self._places = places
         self._state = state
         self._command = list(command)
         self._now_ms = now_ms
+        self._build = build
         self._steps: list[Step] = []
         self._remarks: list[str] = []
         # Files get their owners only where the users are those of this machine.
@@ -68,7 +76,7 @@ class Installation:
                 raise InstallError(f"{str(path)!r} cannot be written into a configuration; choose another directory")
         if self._owned:
             check_program(Path(self._command[0]))
-        plugin = build_gate()  # first: without it nothing else is worth writing
+        plugin = self._build()  # first: without it nothing else is worth writing
         if self._owned:
             self._make_users()
         self._make_folders()
