@@ -45,6 +45,7 @@ def rotates(gateway: VendorGateway, broker: Broker, operator: Operator, before: 
     return provisions_again(gateway, operator, before)
 
 
+@pytest.mark.parametrize("broker", ["serve"], indirect=True, scope="session")  # tests/brokers/mosquitto has its verbs
 def test_the_whole_life(broker: Broker, operator: Operator, start_gateway: StartGateway) -> None:
     """Provisioned, suspended, resumed, rotated, provisioned again by RPC, given away, rotated, retired (P7, P10).
 
