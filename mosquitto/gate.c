@@ -538,6 +538,7 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unu
 			" share a client id: those that provision as `provision` do so one after another; 2.1 serves them"
 			" at once");
 	}
+	if(!tls_open()) return MOSQ_ERR_NOMEM;
 	absent_since = time(NULL);
 	for(size_t i = 0; i < EVENTS; i++){
 		int result = mosquitto_callback_register(identifier, events[i], on_event, CONTROL_TOPIC, NULL);
@@ -553,6 +554,7 @@ EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *option
 		mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
 	}
 	while(session_next(NULL)) session_remove(session_next(NULL));
+	tls_close();
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;
 }
