@@ -7,9 +7,12 @@
 #include <sys/stat.h>
 
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <sqlite3.h>
 
 #include "gate.h"
@@ -31,7 +34,8 @@ enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
 enum way { TOKEN_OR_CERTIFICATE, BASIC, BASIC_WITH_ID, OPERATOR, WAYS };
 _Static_assert(!TOKEN_OR_CERTIFICATE && BASIC == 1 && BASIC_WITH_ID == 2 && OPERATOR == 3, "the query says so");
 
-/* Each row of a login is one that it may be: how it is proved, whether it may log in, and who it is. ?1 to ?3 are
+/* Each row of a login is one that it may be: how it is proved, whether it may log in, and who it is; `issuers` are
+ * the authorities of a profile, if a certificate counts only by them and was not registered by itself. ?1 to ?3 are
  * the login keys that it may have, ?4 the name of an operator, ?5 the time. The operator comes first: a device
  * may have chosen a token or user name that is an operator's name. Then what is bound to the client id, as in
  * ThingsBoard, and the newest. Numbers of roles are those of gate.h. With a LIMIT SQLite would sort in a table of
@@ -42,17 +46,20 @@ static const char *const queries[QUERIES] = {
 	" 'it is no database of mqttprov') FROM pragma_application_id, pragma_user_version"
 	" WHERE application_id <> 0x6D717076 OR user_version < 9",
 	[LOGIN] =
-	"SELECT verifier, way, live, role, name, id, generation, first, rotation_due, seen, publish, subscribe FROM ("
+	"SELECT verifier, way, live, role, name, id, generation, first, rotation_due, seen, publish, subscribe, issuers"
+	" FROM ("
 	" SELECT c.verifier, CASE c.login_key WHEN ?1 THEN 0 WHEN ?2 THEN 1 ELSE 2 END AS way, " MAY_LOG_IN " AS live,"
 	"  1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
 	"  c.generation <= d.rotate_from AS rotation_due,"
 	"  iif(c.first_login_ms IS NULL, ?5, d.last_seen_ms / 1000) AS seen,"
 	"  " PATTERNS("publish_topics") " AS publish, " PATTERNS("subscribe_topics") " AS subscribe,"
+	"  iif(c.type = 'X509_CERTIFICATE' AND c.certificate IS NULL, coalesce(p.authorities, ''), NULL) AS issuers,"
 	"  c.client_id IS NULL AS rank"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.login_key IN (?1, ?2, ?3) AND c.ended = 0"
 	" UNION ALL"
-	" SELECT verifier, 3, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?5, NULL, NULL, -1"
+	" SELECT verifier, 3, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?5, NULL, NULL, NULL,"
+	"  -1"
 	" FROM operator WHERE name = ?4)"
 	" ORDER BY rank, generation DESC",
 	[MAY_STAY] =
@@ -193,10 +200,41 @@ static char *copy(sqlite3_stmt *row, int column)
 	return text ? strdup(text) : NULL;
 }
 
-/* Take a row of the login query. */
-static enum verdict take(sqlite3_stmt *row, struct principal *who)
+static bool has_issued(X509 *issuer, X509 *certificate)
 {
+	X509_STORE *store = X509_STORE_new();
+	X509_STORE_CTX *check = X509_STORE_CTX_new();
+	bool issued = check && store && X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN) &&
+		X509_STORE_add_cert(store, issuer) && X509_STORE_CTX_init(check, store, certificate, NULL) &&
+		X509_STORE_CTX_set_purpose(check, X509_PURPOSE_SSL_CLIENT) && X509_verify_cert(check) == 1;
+	X509_STORE_CTX_free(check);
+	X509_STORE_free(store);
+	return issued;
+}
+
+/* Whether one of these authorities (PEM) has issued the client's certificate. TLS has not looked (tls.c). Each is
+ * asked by itself: of several with one subject OpenSSL tries the first. */
+static bool is_issued(const struct mosquitto *client, const char *issuers)
+{
+	X509 *certificate = mosquitto_client_certificate(client), *issuer;
+	BIO *text = BIO_new_mem_buf(issuers, -1);
+	bool issued = false;
+	while(certificate && text && !issued && (issuer = PEM_read_bio_X509(text, NULL, NULL, NULL))){
+		issued = has_issued(issuer, certificate);
+		X509_free(issuer);
+	}
+	ERR_clear_error(); /* or Mosquitto would take it for an error of the connection */
+	BIO_free(text);
+	X509_free(certificate);
+	return issued;
+}
+
+/* Take a row of the login query. */
+static enum verdict take(const struct mosquitto *client, sqlite3_stmt *row, struct principal *who)
+{
+	const char *issuers = (const char *)sqlite3_column_text(row, 12);
 	if(!sqlite3_column_int(row, 2)) return REFUSED_STATE;
+	if(issuers && !is_issued(client, issuers)) return REFUSED_UNKNOWN;
 	who->role = (enum role)sqlite3_column_int(row, 3);
 	who->name = copy(row, 4);
 	int id_size = snprintf(who->device_id, sizeof(who->device_id), "%s", sqlite3_column_text(row, 5));
@@ -244,7 +282,7 @@ static enum verdict look_up(struct mosquitto *client, const char *username, cons
 	for(int i = 0; i < OPERATOR; i++) if(*keys[i]) sqlite3_bind_text(row, i + 1, keys[i], MAC_CHARS, SQLITE_STATIC);
 	sqlite3_bind_int64(row, 5, time(NULL));
 	while((step = sqlite3_step(row)) == SQLITE_ROW){
-		verdict = is_proved(row, verifiers) ? take(row, who) : REFUSED_PASSWORD;
+		verdict = is_proved(row, verifiers) ? take(client, row, who) : REFUSED_PASSWORD;
 		if(verdict != REFUSED_PASSWORD) break;
 	}
 	done_with(row);

@@ -1,29 +1,30 @@
-/* Client certificates on the TLS listeners that demand none: there Mosquitto never asks for one, and elsewhere
- * OpenSSL wants to know the issuer, which for a certificate that a device made itself is the device. With this
- * it asks, and lets in any certificate, known or not, that has no other fault. Why that is safe:
+/* Client certificates on the TLS listeners that demand none. By itself Mosquitto never asks for one there, and
+ * elsewhere OpenSSL wants to know the issuer; but the issuer of a certificate that a device made is the device.
+ * With this it asks there, and bears that the issuer is unknown. Why that is safe:
  *
- * - TLS still proves that the client has the private key; OpenSSL still refuses what has expired, is not yet
- *   valid, is for another purpose, has a weak key or a signature that is wrong. Only that its issuer is unknown
- *   is borne. For all else than this a certificate counts as none: nothing here goes by a name in it.
+ * - TLS still proves that the client has the private key, and OpenSSL still refuses a certificate that has
+ *   expired, is not yet valid, is for another purpose, is weak or is signed wrongly.
  * - Who it is and whether it may log in is decided at CONNECT by the SHA-256 of the whole certificate
- *   (credentials.c). One that no live credential has registered opens nothing, as a wrong token does.
- * - Listeners with `require_certificate true` mean what they say, with their cafile: they are left alone. So are
+ *   (credentials.c); no name in it means anything. One that no live credential has registered opens nothing, as
+ *   a wrong token does; one that counts by its issuer alone is checked there against the authorities that its
+ *   profile has at that moment. A TLS session that is resumed goes on with the certificate that it began with.
+ * - Listeners with `require_certificate true` keep their meaning, with their cafile: they are left alone. So are
  *   those with pre-shared keys, those of libwebsockets, and bridges, which are clients.
- * - With `use_identity_as_username` Mosquitto believes a certificate without asking the gate. On a listener that
- *   demands none nobody could come in like that; now anybody can, but the gate gives a session that it did not
- *   let in no topic at all.
+ * - With `use_identity_as_username` Mosquitto believes a certificate and asks no plugin. On a listener that
+ *   demands none nobody could come in like that; now anybody can. But the gate gives no topic to a session that
+ *   it did not let in.
  *
- * OpenSSL calls on_context() for each context that is made after the plugin has begun, which is before
- * Mosquitto's listeners do. What is set in it there is looked at in each handshake, when the connection is
- * complete and before anything was sent. A connection's own beginning is no place for it: since OpenSSL 3.2
- * nothing is in it yet then. A reload keeps it. */
+ * OpenSSL calls on_context() for each context that is made after the plugin has begun, and Mosquitto makes those
+ * of its listeners later. What is set there is called in each handshake, before anything is sent and whatever a
+ * reload has done. The beginning of a connection (SSL_get_ex_new_index) is no place for it: since OpenSSL 3.2
+ * nothing is in a connection yet when that is told, and what is set is overwritten. */
 #include <openssl/crypto.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
 
 #include "gate.h"
 
-#define MAX_DEPTH 16 /* of a chain; as long as one that a profile may have */
+#define MAX_DEPTH 16 /* of a chain: each link costs time, before anybody is known; a profile may have that many */
 
 static int contexts = -1;
 

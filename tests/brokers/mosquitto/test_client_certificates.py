@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import socket
 import ssl
@@ -15,13 +16,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from tests.brokers.certificates import DeviceKey, pem_of
+from tests.brokers.certificates import DeviceKey, FactoryAuthority, der_of, pem_of
 from tests.brokers.harness import Client, Running, eventually
 from tests.brokers.mosquitto.beside import Beside, Mosquitto, running_beside
 from tests.brokers.test_client_trust import NO_HANDSHAKE, VERSIONS, context
 from tests.ports import free_port
 
 from mqttprov.brokers.responder_run import now_ms
+from mqttprov.core.login import LoginAttempt
+from mqttprov.core.model import Chain, Profile, Strategy
 from mqttprov.core.permissions import REQUEST_TOPIC
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
 
@@ -96,6 +99,32 @@ async def test_what_no_live_credential_has_registered_is_refused(secure: Beside,
     await secure.login(None, tls=second)
     await asyncio.to_thread(life.decommission, "gw-1")
     assert await secure.refusal(None, tls=second) == REFUSED
+
+
+async def come_in_by_chain(secure: Beside, pem: str) -> None:
+    """Have the responder take a certificate's device in, as it does at `serve`."""
+    der, done = der_of(pem), asyncio.get_running_loop().create_future()
+    attempt = LoginAttempt("", None, None, hashlib.sha256(der).hexdigest(), der)
+    secure.responder.login(attempt, "127.0.0.1", done.set_result)
+    assert (await done).principal is not None
+
+
+async def test_a_certificate_of_a_chain_counts_as_long_as_its_authority_does(secure: Beside, tmp_path: Path) -> None:
+    """It is nobody's here before it came in, and again once its profile gives the authority up (P7)."""
+    line, next_line = FactoryAuthority("Line"), FactoryAuthority("Line")
+    secure.admin.create_profile(Profile(0, "made", Strategy.CERTIFICATE_CHAIN), Chain(line.pem, "(.*)"))
+    key, other = DeviceKey("gw-1"), DeviceKey("gw-2")
+    authority, pem, alien = secure.path / "authority.pem", line.issue(key, "gw-1"), next_line.issue(other, "gw-1")
+    own = key.context(authority, tmp_path, pem)
+    assert await secure.refusal(None, tls=own) == REFUSED
+    await come_in_by_chain(secure, pem)
+    device = await secure.login(None, tls=own)
+    assert await secure.refusal(None, tls=other.context(authority, tmp_path, alien)) == REFUSED
+    secure.admin.update_profile("made", authorities=next_line.pem + line.pem)
+    await secure.login(None, tls=own)
+    secure.admin.update_profile("made", authorities=next_line.pem)
+    assert await secure.refusal(None, tls=own) == REFUSED
+    await device.ping()
 
 
 # --- what TLS refuses ---
