@@ -254,6 +254,14 @@ async def test_whom_mosquitto_believes_without_the_gate_has_no_topics(
     await device.ping()
 
 
+async def test_a_bridge_goes_on_to_verify_its_server(secure: Beside, tmp_path: Path, plugin: Path) -> None:
+    """A broker with the gate is a client there: an issuer that its cafile does not name is not borne."""
+    (tmp_path / "elsewhere.pem").write_text(FactoryAuthority("Elsewhere").pem)
+    bridge = ("connection b", f"address 127.0.0.1:{secure.tls_port}", "topic x out 0")
+    async with another(secure, tmp_path, plugin, *bridge, f"bridge_cafile {tmp_path / 'elsewhere.pem'}"):
+        await eventually(lambda: "verify failed" in (tmp_path / "other" / "mosquitto.log").read_text())
+
+
 # --- sessions ---
 
 
