@@ -1,15 +1,18 @@
-/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py. Only keyed hashes
- * are compared: whoever has no key cannot choose them, and learns nothing from how long that takes. It fails
- * closed: whatever is wrong with the database, nobody comes in until it is right again. */
+/* What a CONNECT presents, against the database. The same rules as mqttprov/core/login.py. Login
+ * keys are keyed hashes, which nobody can choose without the key; passwords are compared in constant time. It
+ * fails closed: whatever is wrong with the database, nobody comes in until it is right again. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <sqlite3.h>
 
 #include "gate.h"
@@ -24,38 +27,41 @@
 	"iif(p." column " = '[]', NULL," \
 	" (SELECT group_concat(replace(value, '%d', d.name), char(10)) FROM json_each(p." column ")))"
 
-_Static_assert(REFUSED_PASSWORD == 1 && REFUSED_STATE == 2 && LET_IN == 4, "the query says so");
 _Static_assert(ROLE_DEVICE == 1 && ROLE_OPERATOR == 2 && ROLE_OBSERVER == 3, "the query says so");
 
 enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
+/* The ways in. Three of them are those of devices, each with a login key. */
+enum way { TOKEN_OR_CERTIFICATE, BASIC, BASIC_WITH_ID, OPERATOR, WAYS };
+_Static_assert(!TOKEN_OR_CERTIFICATE && BASIC == 1 && BASIC_WITH_ID == 2 && OPERATOR == 3, "the query says so");
 
-/* A login is the first row: the verdict, and whom it stands for. ?1 to ?3 are the login keys that it may be,
- * ?4 to ?6 the verifiers of its password with each; ?7 and ?8 are name and verifier of an operator; ?9 is the
- * time. The operator comes first: a device may have chosen a token or user name that is an operator's name.
- * Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of verdicts and roles are
- * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than the rest. */
+/* Each row of a login is one that it may be: how it is proved, whether it may log in, and who it is; `issuers` are
+ * the authorities of a profile, if a certificate counts only by them and was not registered by itself. ?1 to ?3 are
+ * the login keys that it may have, ?4 the name of an operator, ?5 the time. The operator comes first: a device
+ * may have chosen a token or user name that is an operator's name. Then what is bound to the client id, as in
+ * ThingsBoard, and the newest. Numbers of roles are those of gate.h. With a LIMIT SQLite would sort in a table of
+ * its own, which takes longer than the rest. */
 static const char *const queries[QUERIES] = {
 	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
 	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"
 	" 'it is no database of mqttprov') FROM pragma_application_id, pragma_user_version"
 	" WHERE application_id <> 0x6D717076 OR user_version < 9",
 	[LOGIN] =
-	"SELECT iif(proved, iif(live, 4, 2), 1), role, name, id, generation, first, rotation_due, seen, publish,"
-	" subscribe FROM ("
-	" SELECT c.verifier IS NULL"
-	"   OR c.verifier IS CASE c.login_key WHEN ?1 THEN ?4 WHEN ?2 THEN ?5 ELSE ?6 END AS proved,"
-	"  " MAY_LOG_IN " AS live, 1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
+	"SELECT verifier, way, live, role, name, id, generation, first, rotation_due, seen, publish, subscribe, issuers"
+	" FROM ("
+	" SELECT c.verifier, CASE c.login_key WHEN ?1 THEN 0 WHEN ?2 THEN 1 ELSE 2 END AS way, " MAY_LOG_IN " AS live,"
+	"  1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
 	"  c.generation <= d.rotate_from AS rotation_due,"
-	"  iif(c.first_login_ms IS NULL, ?9, d.last_seen_ms / 1000) AS seen,"
+	"  iif(c.first_login_ms IS NULL, ?5, d.last_seen_ms / 1000) AS seen,"
 	"  " PATTERNS("publish_topics") " AS publish, " PATTERNS("subscribe_topics") " AS subscribe,"
+	"  iif(c.type = 'X509_CERTIFICATE' AND c.certificate IS NULL, coalesce(p.authorities, ''), NULL) AS issuers,"
 	"  c.client_id IS NULL AS rank"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.login_key IN (?1, ?2, ?3) AND c.ended = 0"
 	" UNION ALL"
-	" SELECT verifier IS ?8, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?9, NULL, NULL,"
+	" SELECT verifier, 3, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?5, NULL, NULL, NULL,"
 	"  -1"
-	" FROM operator WHERE name = ?7)"
-	" ORDER BY proved DESC, rank, generation DESC",
+	" FROM operator WHERE name = ?4)"
+	" ORDER BY rank, generation DESC",
 	[MAY_STAY] =
 	"SELECT 1 FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
 	" WHERE d.id = ?1 AND c.ended = 0 AND " MAY_LOG_IN,
@@ -159,10 +165,9 @@ static void hex(char *text, const unsigned char *bytes, size_t count)
 	for(size_t i = 0; i < count; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* Bind a keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it
- * is NULL, which is nobody's. */
-static void bind_mac(int place, char text[MAC_CHARS + 1], const char *use, const char *first,
-	const char *second)
+/* A keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it is empty,
+ * which is nobody's. */
+static void mac(char text[MAC_CHARS + 1], const char *use, const char *first, const char *second)
 {
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned int length = 0;
@@ -172,7 +177,6 @@ static void bind_mac(int place, char text[MAC_CHARS + 1], const char *use, const
 	size -= !second; /* without the NUL before it */
 	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, (size_t)size, digest, &length)){
 		hex(text, digest, length);
-		sqlite3_bind_text(db.statements[LOGIN], place, text, MAC_CHARS, SQLITE_STATIC);
 	}
 	OPENSSL_cleanse(message, (size_t)size);
 	free(message);
@@ -196,49 +200,93 @@ static char *copy(sqlite3_stmt *row, int column)
 	return text ? strdup(text) : NULL;
 }
 
-/* Take the row of the login query. */
-static enum verdict judge(sqlite3_stmt *row, struct principal *who)
+static bool has_issued(X509 *issuer, X509 *certificate)
 {
-	enum verdict verdict = (enum verdict)sqlite3_column_int(row, 0);
-	if(verdict != LET_IN) return verdict;
-	who->role = (enum role)sqlite3_column_int(row, 1);
-	who->name = copy(row, 2);
-	int id_size = snprintf(who->device_id, sizeof(who->device_id), "%s", sqlite3_column_text(row, 3));
-	who->generation = sqlite3_column_int64(row, 4);
-	who->first = sqlite3_column_int(row, 5);
-	who->rotation_due = sqlite3_column_int(row, 6);
-	who->seen = (time_t)sqlite3_column_int64(row, 7);
-	who->patterns[PUBLISH] = copy(row, 8);
-	who->patterns[SUBSCRIBE] = copy(row, 9);
+	X509_STORE *store = X509_STORE_new();
+	X509_STORE_CTX *check = X509_STORE_CTX_new();
+	bool issued = check && store && X509_STORE_set_flags(store, X509_V_FLAG_PARTIAL_CHAIN) &&
+		X509_STORE_add_cert(store, issuer) && X509_STORE_CTX_init(check, store, certificate, NULL) &&
+		X509_STORE_CTX_set_purpose(check, X509_PURPOSE_SSL_CLIENT) && X509_verify_cert(check) == 1;
+	X509_STORE_CTX_free(check);
+	X509_STORE_free(store);
+	return issued;
+}
+
+/* Whether one of these authorities (PEM) has issued the client's certificate. TLS has not looked (tls.c). Each is
+ * asked by itself: of several with one subject OpenSSL tries the first. */
+static bool is_issued(const struct mosquitto *client, const char *issuers)
+{
+	X509 *certificate = mosquitto_client_certificate(client), *issuer;
+	BIO *text = BIO_new_mem_buf(issuers, -1);
+	bool issued = false;
+	while(certificate && text && !issued && (issuer = PEM_read_bio_X509(text, NULL, NULL, NULL))){
+		issued = has_issued(issuer, certificate);
+		X509_free(issuer);
+	}
+	ERR_clear_error(); /* or Mosquitto would take it for an error of the connection */
+	BIO_free(text);
+	X509_free(certificate);
+	return issued;
+}
+
+/* Take a row of the login query. */
+static enum verdict take(const struct mosquitto *client, sqlite3_stmt *row, struct principal *who)
+{
+	const char *issuers = (const char *)sqlite3_column_text(row, 12);
+	if(!sqlite3_column_int(row, 2)) return REFUSED_STATE;
+	if(issuers && !is_issued(client, issuers)) return REFUSED_UNKNOWN;
+	who->role = (enum role)sqlite3_column_int(row, 3);
+	who->name = copy(row, 4);
+	int id_size = snprintf(who->device_id, sizeof(who->device_id), "%s", sqlite3_column_text(row, 5));
+	who->generation = sqlite3_column_int64(row, 6);
+	who->first = sqlite3_column_int(row, 7);
+	who->rotation_due = sqlite3_column_int(row, 8);
+	who->seen = (time_t)sqlite3_column_int64(row, 9);
+	who->patterns[PUBLISH] = copy(row, 10);
+	who->patterns[SUBSCRIBE] = copy(row, 11);
 	if(!who->name || (who->role == ROLE_DEVICE && id_size != ID_CHARS)) return UNAVAILABLE;
 	return who->role == ROLE_DEVICE && !is_name(who->name) ? REFUSED_STATE : LET_IN;
+}
+
+/* Whether a row of the login query asks for no password, or for that of which these are the verifiers. */
+static bool is_proved(sqlite3_stmt *row, char verifiers[WAYS][MAC_CHARS + 1])
+{
+	int type = sqlite3_column_type(row, 0), way = sqlite3_column_int(row, 1);
+	if(type == SQLITE_NULL) return true;
+	const void *verifier = sqlite3_column_blob(row, 0);
+	return verifier && sqlite3_column_bytes(row, 0) == MAC_CHARS &&
+		!CRYPTO_memcmp(verifier, verifiers[way], MAC_CHARS);
 }
 
 /* Without user name the certificate counts. */
 static enum verdict look_up(struct mosquitto *client, const char *username, const char *password,
 	struct principal *who)
 {
-	char macs[7][MAC_CHARS + 1] = {0}, fingerprint[MAC_CHARS + 1];
+	char keys[WAYS][MAC_CHARS + 1] = {0}, verifiers[WAYS][MAC_CHARS + 1] = {0}, fingerprint[MAC_CHARS + 1];
 	sqlite3_stmt *row = db.statements[LOGIN];
+	enum verdict verdict = REFUSED_UNKNOWN;
+	int step;
 	if(username){
-		bind_mac(1, macs[0], "login-token", username, NULL);
+		mac(keys[TOKEN_OR_CERTIFICATE], "login-token", username, NULL);
 	}else if(fingerprint_of(client, fingerprint)){
-		bind_mac(1, macs[0], "login-certificate", fingerprint, NULL);
+		mac(keys[TOKEN_OR_CERTIFICATE], "login-certificate", fingerprint, NULL);
 	}
 	if(username && password){
 		const char *client_id = mosquitto_client_id(client);
-		bind_mac(2, macs[1], "login-basic", username, NULL);
-		if(*client_id) bind_mac(3, macs[2], "login-basic-id", username, client_id);
-		for(int i = 0; i < 3; i++) bind_mac(i + 4, macs[i + 3], "login-password", macs[i], password);
-		sqlite3_bind_text(row, 7, username, -1, SQLITE_STATIC);
-		bind_mac(8, macs[6], "operator-password", username, password);
+		mac(keys[BASIC], "login-basic", username, NULL);
+		if(*client_id) mac(keys[BASIC_WITH_ID], "login-basic-id", username, client_id);
+		for(int i = 0; i < OPERATOR; i++) mac(verifiers[i], "login-password", keys[i], password);
+		mac(verifiers[OPERATOR], "operator-password", username, password);
+		sqlite3_bind_text(row, 4, username, -1, SQLITE_STATIC);
 	}
-	sqlite3_bind_int64(row, 9, time(NULL));
-	int step = sqlite3_step(row);
-	enum verdict verdict = step == SQLITE_DONE ? REFUSED_UNKNOWN : UNAVAILABLE;
-	if(step == SQLITE_ROW) verdict = judge(row, who);
+	for(int i = 0; i < OPERATOR; i++) if(*keys[i]) sqlite3_bind_text(row, i + 1, keys[i], MAC_CHARS, SQLITE_STATIC);
+	sqlite3_bind_int64(row, 5, time(NULL));
+	while((step = sqlite3_step(row)) == SQLITE_ROW){
+		verdict = is_proved(row, verifiers) ? take(client, row, who) : REFUSED_PASSWORD;
+		if(verdict != REFUSED_PASSWORD) break;
+	}
 	done_with(row);
-	return verdict;
+	return step == SQLITE_ROW || step == SQLITE_DONE ? verdict : UNAVAILABLE;
 }
 
 enum verdict credentials_check(struct mosquitto *client, const char *username, const char *password,

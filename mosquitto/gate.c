@@ -18,8 +18,10 @@
 #define TELL_AGAIN_S 10 /* what the responder has not settled by then */
 #define TELL_AT_ONCE 1000 /* of that: more might not fit into the broker's queue for the responder */
 #define EVT_CLIENT_OFFLINE 28 /* 2.1 says so, not by DISCONNECT, that a durable session's connection ends */
-#define NOBODY_ANSWERS "{\"errorMsg\":\"Failed to provision device: the service is not available now\"," \
-	"\"status\":\"FAILURE\",\"retryAfter\":5}"
+#define WHY_NOBODY "Failed to provision device: the service is not available now"
+#define NOBODY_ANSWERS "{\"errorMsg\":\"" WHY_NOBODY "\",\"status\":\"FAILURE\",\"retryAfter\":5}"
+#define NOBODY_PACKED "\x83\xA8" "errorMsg\xD9\x3C" WHY_NOBODY "\xA6" "status\xA7" "FAILURE\xAA" "retryAfter\x05"
+_Static_assert(sizeof(WHY_NOBODY) == 0x3C + 1, "msgpack says its length");
 
 static mosquitto_plugin_id_t *plugin_id;
 static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer; NULL: the broker has none */
@@ -127,11 +129,15 @@ static void reply(struct session *session, const char *payload, size_t size)
 	publish(session->client_id, RESPONSE_TOPIC, payload, size, qos, NULL);
 }
 
-/* Say so when there is nobody who would answer. */
+/* Say so when there is nobody who would answer: in msgpack to what begins like a map of it, else in JSON. */
 static void reply_if_alone(struct session *session, time_t now)
 {
 	bool alone = !responders && (now - absent_since >= ABSENCE_S || now < absent_since);
-	if(session->unsettled && alone) reply(session, NOBODY_ANSWERS, strlen(NOBODY_ANSWERS));
+	if(!session->unsettled || !alone) return;
+	unsigned char start = session->unsettled_size ? (unsigned char)*session->unsettled : 0;
+	bool packed = start >> 4 == 8 || start == 0xDE || start == 0xDF;
+	const char *answer = packed ? NOBODY_PACKED : NOBODY_ANSWERS;
+	reply(session, answer, strlen(answer));
 }
 
 static void tell_refusals(void)
@@ -532,6 +538,7 @@ EXPORTED int mosquitto_plugin_init(mosquitto_plugin_id_t *identifier, void **unu
 			" share a client id: those that provision as `provision` do so one after another; 2.1 serves them"
 			" at once");
 	}
+	if(!tls_open()) return MOSQ_ERR_NOMEM;
 	absent_since = time(NULL);
 	for(size_t i = 0; i < EVENTS; i++){
 		int result = mosquitto_callback_register(identifier, events[i], on_event, CONTROL_TOPIC, NULL);
@@ -547,6 +554,7 @@ EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *option
 		mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
 	}
 	while(session_next(NULL)) session_remove(session_next(NULL));
+	tls_close();
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;
 }

@@ -5,6 +5,7 @@
  * gate.c         the plugin's entry and its callbacks
  * sessions.c     who is connected: by connection, handle, client id and device
  * credentials.c  what a CONNECT presents, against the database
+ * tls.c          client certificates where none is demanded
  * topics.c       who may publish and subscribe where
  */
 #ifndef MQTTPROV_GATE_H
@@ -101,6 +102,10 @@ enum verdict credentials_check(struct mosquitto *client, const char *username, c
 bool credentials_may_stay(const struct principal *who); /* asked again of whom was let in */
 void credentials_close(void);
 void principal_free(struct principal *who);
+
+/* tls.c */
+bool tls_open(void); /* before listeners are made */
+void tls_close(void);
 
 /* topics.c */
 bool may(const struct principal *who, enum action action, const char *topic);

@@ -87,7 +87,7 @@ class Installed:
 
     def certificate_login(self, context: ssl.SSLContext) -> Probe:
         """Log in with a client certificate. Raises `NoBroker` and `LoginRefused`."""
-        return Probe(Address("localhost", self.tls_port + 1, context), username=None)
+        return Probe(Address("localhost", self.tls_port, context), username=None)
 
 
 @pytest.fixture(scope="module")
@@ -146,17 +146,18 @@ def test_the_doctor_finds_everything_right(scheme: str, installed: Installed) ->
 
 
 def test_a_self_signed_certificate_logs_in_as_soon_as_it_is_registered(installed: Installed, tmp_path: Path) -> None:
-    """No restart lies between SUCCESS and the first login; before it the handshake fails."""
+    """No restart lies between SUCCESS and the first login; before it, it is nobody's."""
     key = DeviceKey("gw-self")
     context = own(installed, key, tmp_path)
-    assert not may_come_in(installed, context)
+    with pytest.raises(LoginRefused):
+        installed.certificate_login(context)
     reply = installed.request("gw-self", "--certificate-file", file_with(tmp_path, key.certificate_pem))
     assert reply["credentialsType"] == "X509_CERTIFICATE"
     assert may_come_in(installed, context)
 
 
 def test_a_certificate_from_a_signing_request_logs_in(installed: Installed, tmp_path: Path) -> None:
-    """What our authority signed needs no file of its own."""
+    """What our authority signed is registered like what a device made itself."""
     key = DeviceKey("gw-csr")
     reply = installed.request("gw-csr", "--csr-file", file_with(tmp_path, key.csr_pem()))
     assert may_come_in(installed, own(installed, key, tmp_path, pem_of(reply["credentialsValue"])))
@@ -175,31 +176,18 @@ def test_a_certificate_alone_is_no_identity(installed: Installed, tmp_path: Path
     assert may_come_in(installed, context)
 
 
-def test_without_a_certificate_nobody_talks_to_that_port(installed: Installed) -> None:
-    """The other TLS port is theirs: it takes tokens."""
+def test_tokens_and_certificates_share_a_port(installed: Installed) -> None:
+    """A client without certificate comes in by its token where others show one."""
     anonymous = ssl.create_default_context(cafile=installed.state / "authority.pem")
     reply = installed.request("gw-token")
     with Probe(Address("localhost", installed.tls_port, anonymous), username=reply["credentialsValue"]) as session:
         assert not session.closed
-    with pytest.raises((NoBroker, LoginRefused)):
-        Probe(Address("localhost", installed.tls_port + 1, anonymous), username=reply["credentialsValue"])
-
-
-def test_of_equal_subjects_only_the_first_comes_in_and_the_log_says_why(installed: Installed, tmp_path: Path) -> None:
-    """OpenSSL asks the folder for a name once: the limit that the page for operators tells."""
-    first, second = DeviceKey("gateway"), DeviceKey("gateway")
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    installed.request("gw-first", "--certificate-file", file_with(tmp_path, first.certificate_pem))
-    assert may_come_in(installed, own(installed, first, tmp_path / "first"))
-    installed.request("gw-second", "--certificate-file", file_with(tmp_path, second.certificate_pem))
-    assert "the same subject" in installed.log
-    assert not may_come_in(installed, own(installed, second, tmp_path / "second"))
-    assert may_come_in(installed, own(installed, first, tmp_path / "first"))
+    with pytest.raises(LoginRefused):
+        installed.certificate_login(anonymous)
 
 
 def test_a_new_authority_counts_at_once(installed: Installed, tmp_path: Path) -> None:
-    """After `ca rotate` the running responder signs with the new one, and Mosquitto trusts it."""
+    """After `ca rotate` the running responder signs with the new one, whose certificates log in."""
     assert mqttprov("ca", "rotate", "--name", "the next", "--state", str(installed.state)).status == 0
     key = DeviceKey("gw-next")
     reply = installed.request("gw-next", "--csr-file", file_with(tmp_path, key.csr_pem()))

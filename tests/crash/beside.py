@@ -18,9 +18,9 @@ import logging, pathlib, sys
 logging.basicConfig(level=logging.DEBUG)
 from mqttprov.brokers.sidecar import address_of, read_password, respond
 from mqttprov.responder.state_directory import StateDirectory
-state, password, trust = map(pathlib.Path, sys.argv[2:])
+state, password = map(pathlib.Path, sys.argv[2:])
 tell = lambda url: print(url, flush=True)
-respond(StateDirectory(state), address_of(sys.argv[1]), read_password(password), trust=trust, on_connected=tell)
+respond(StateDirectory(state), address_of(sys.argv[1]), read_password(password), on_connected=tell)
 """
 
 
@@ -32,14 +32,12 @@ class BesideChild:
     def __init__(self, state: Path, log: Path, plugin: Path) -> None:
         self.state = state
         self.log = log
-        self._trust = log.parent / "trust"
-        self._trust.mkdir()
         with contextlib.closing(StateDirectory(state)) as opened:
             files = make_server_certificate(opened.authority, "127.0.0.1", state, now_ms())
         quiet = ("connection_messages false",)  # as `mqttprov mosquitto install` has it, for the sake of this
-        self._mosquitto = Mosquitto(log.parent, state, plugin, tls=files, trust=self._trust, settings=quiet)
+        self._mosquitto = Mosquitto(log.parent, state, plugin, tls=files, settings=quiet)
         self._responder = Process(log)
-        self.port, self.tls_port = self._mosquitto.port, self._mosquitto.certificate_port
+        self.port, self.tls_port = self._mosquitto.port, self._mosquitto.tls_port
 
     @property
     def pids(self) -> list[int]:
@@ -51,7 +49,7 @@ class BesideChild:
         await self._mosquitto.start()
         await self._responder.run(
             *(sys.executable, "-c", VERBOSE, f"mqtt://127.0.0.1:{self.port}", str(self.state)),
-            *(str(self._mosquitto.password_file), str(self._trust)),
+            str(self._mosquitto.password_file),
         )
         await self._responder.line()
 

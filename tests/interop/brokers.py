@@ -113,7 +113,6 @@ class Broker:
         self.authority = self.state / "authority.pem"  # who verifies the broker needs this
         self.port = 0
         self.tls_port = VENDOR_TLS_PORT
-        self.certificate_port = VENDOR_TLS_PORT  # for clients that show a certificate
         self._programs: list[Program] = []
         try:
             self._start(directory)
@@ -182,7 +181,7 @@ class Mosquitto(Broker):
 
     def _start(self, directory: Path) -> None:
         assert MOSQUITTO is not None
-        self.port, self.certificate_port = free_port(), VENDOR_TLS_PORT + 1
+        self.port = free_port()
         self.authority = _use_own_certificate(self.state, self.host)
         ports = ("--port", str(self.port), "--tls-port", str(VENDOR_TLS_PORT))
         self.command("mosquitto", "install", "--prefix", str(directory / "broker"), *ports)
@@ -230,14 +229,12 @@ def _use_own_certificate(state: Path, host: str) -> Path:
 
 
 def _free_loopback_address() -> str:
-    ports = (VENDOR_TLS_PORT, VENDOR_TLS_PORT + 1)
     for _ in range(20):
         address = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}.{secrets.randbelow(254) + 1}"
         try:
-            for port in ports:
-                with socket.socket() as probe:
-                    probe.bind((address, port))
+            with socket.socket() as probe:
+                probe.bind((address, VENDOR_TLS_PORT))
         except OSError:
             continue
         return address
-    pytest.fail(f"no loopback address has ports {ports} free; is 127.0.0.0/8 usable on this machine?")
+    pytest.fail(f"no loopback address has port {VENDOR_TLS_PORT} free; is 127.0.0.0/8 usable on this machine?")

@@ -109,10 +109,6 @@ class VendorGateway:
         names = ("TB_GW_PROVISIONING_DEVICE_KEY", "TB_GW_PROVISIONING_DEVICE_SECRET")
         self._environment.update(zip(names, token, strict=True))
 
-    def use_port(self, port: int) -> None:
-        """Tell it another port of the broker for its next start."""
-        self._environment["TB_GW_PORT"] = str(port)
-
     def start(self) -> None:
         """Start it, or start it again."""
         self._process = subprocess.Popen(

@@ -73,7 +73,7 @@ class Run:
                 }
             }
         cases["certificate"]["provision"] |= {"port": broker.tls_port, "hash": self.pem}
-        cases["certificate"]["port"] = broker.certificate_port
+        cases["certificate"]["port"] = broker.tls_port
         cases["certificate"]["tls"] = {
             "ca_certs": str(broker.authority),
             "cert_file": str(certificate),

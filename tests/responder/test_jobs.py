@@ -118,9 +118,6 @@ def test_certificates_and_signing_requests_are_looked_into_before_the_rules(desk
     assert [t.reason for t in told[:3]] == [Reason.BAD_CREDENTIALS, Reason.BAD_CREDENTIALS, Reason.WRONG_SECRET]
     certificate = x509.load_pem_x509_certificate(told[3].value.encode())
     assert certificate.not_valid_after_utc.timestamp() * 1000 > NOW_MS
-    assert desk.reader.certificates() == [told[3].value]
-    assert desk.reader.certificates_of(told[3].device_id) == [told[3].value]
-    assert desk.reader.certificates_of("somebody else") == []
 
 
 def test_a_login_whose_credential_died_meanwhile_does_not_stand(desk: Desk) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from mqttprov.core.facts import ChangeState, CreateDevice, Facts
+from mqttprov.core.facts import CreateDevice, Facts
 from mqttprov.core.model import Chain, Device, LifecycleState, Profile, Strategy
 from mqttprov.store.protocol import NewToken
 from mqttprov.store.sqlite import SqliteStore
@@ -28,7 +28,6 @@ def test_a_profile_keeps_its_chain_and_what_of_it_changes(tmp_path: Path) -> Non
     reader = store.reader()
     (facts,) = reader.chains()
     assert (facts.profile, facts.chain, facts.token_key) == (profile, Chain("CA", "(.*)"), "key-of-token")
-    assert reader.certificates() == ["CA"]
     changed = msgspec.structs.replace(profile, rotate_on_first_use=True)
     with store.write() as transaction:
         transaction.update_profile(changed, Chain("CB", "(gw.*)"))
@@ -38,8 +37,8 @@ def test_a_profile_keeps_its_chain_and_what_of_it_changes(tmp_path: Path) -> Non
     store.close()
 
 
-def test_a_factory_certificate_is_kept_until_its_device_is_retired(tmp_path: Path) -> None:
-    """It opens TLS connections, is found by its key and by the device's name, and is in no device's row."""
+def test_a_factory_certificate_is_found_by_its_key_and_by_the_devices_name(tmp_path: Path) -> None:
+    """Two things of which each alone says which device it is."""
     store, profile = stored(tmp_path)
     device = Device("id-1", "GW-1", "gw-1", profile.id, LifecycleState.MANUFACTURED, 1, factory_key="hash")
     facts = Facts({}, {}, {})
@@ -48,18 +47,10 @@ def test_a_factory_certificate_is_kept_until_its_device_is_retired(tmp_path: Pat
     with store.write() as transaction:
         transaction.write(facts, [effect])
     reader = store.reader()
-    assert (reader.factory_certificate("id-1"), reader.factory_certificate("id-2")) == ("PEM", None)
-    assert reader.certificates() == ["CA", "PEM"]
     (found,) = reader.factory_devices(public_key="hash")
     assert (found.name, found.state, found.token_key, found.rotating) == ("GW-1", "manufactured", "key-of-token", False)
     assert reader.factory_devices(fold="gw-1") == [found]
     assert reader.factory_devices(public_key="gw-1", fold="hash") == []
-    retired = ChangeState("id-1", "gw-1", LifecycleState.DECOMMISSIONED)
-    with store.write() as transaction:
-        facts = transaction.load((), ("gw-1",), ())
-        facts.apply(retired)
-        transaction.write(facts, [retired])
-    assert reader.certificates() == ["CA"]
     reader.close()
     store.close()
 

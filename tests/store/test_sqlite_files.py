@@ -46,7 +46,6 @@ def read_everything(path: Path) -> None:
             reader.tokens()
             reader.states()
             reader.operators()
-            reader.certificates()
             verify(reader.events())
         finally:
             reader.close()

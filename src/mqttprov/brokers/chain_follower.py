@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -50,18 +49,11 @@ class _Call:
 class ChainFollower:
     """`run` follows until it is cancelled; `settled` waits until everything up to a place had its effect."""
 
-    def __init__(
-        self,
-        state: Path,
-        responder: Responder,
-        gate: StandingLink[GateLink],
-        on_event: Callable[[ChainedEvent], None] | None = None,
-    ) -> None:
+    def __init__(self, state: Path, responder: Responder, gate: StandingLink[GateLink]) -> None:
         self._lock_path = state / FOLDER / LOCK
         self._responder = responder
         self._reader = responder.chain()
         self._gate = gate
-        self._on_event = on_event
         self._lock: int | None = None
         self._heard_on: GateLink | None = None  # where the answers of devices are subscribed to
         self._seq = 0
@@ -157,9 +149,6 @@ class ChainFollower:
             return False
         events = list(self._reader.events(self._seq, MAX_PER_TURN))
         if events:
-            if self._on_event is not None:
-                for event in events:
-                    self._on_event(event)
             link = await self._gate.up()
             if link is not self._heard_on:
                 await link.subscribe(f"{INTERNAL}called/+", f"{INTERNAL}told/+")

@@ -39,11 +39,9 @@ class GateDesk:
         self,
         responder: Responder,
         current: Callable[[], GateLink | None],
-        on_outcome: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._responder = responder
         self._current = current
-        self._on_outcome = on_outcome  # before the device hears of it
         self._limits = ServerLimits()
         self._pending: set[str] = set()  # handles whose request is being decided
         self._handlers: dict[str, Callable[[GateLink, Publish, str], None]] = {
@@ -80,10 +78,8 @@ class GateDesk:
         source = _property(publish, "source")
         self._pending.add(handle)
 
-        def reply(payload: bytes, outcome: Outcome) -> None:
+        def reply(payload: bytes, _: Outcome) -> None:
             self._pending.discard(handle)
-            if self._on_outcome is not None:
-                self._on_outcome(outcome)
             self._tell(f"reply {handle} {len(payload)}", payload)
             link.settle(publish.packet_id)
 

@@ -25,7 +25,6 @@ from mqttprov.brokers.chain_follower import ChainFollower
 from mqttprov.brokers.embedded import BrokerError
 from mqttprov.brokers.gate_desk import SHARED_FILTERS, GateDesk
 from mqttprov.brokers.gate_link import GateLink, GateRefused
-from mqttprov.brokers.mosquitto.trust_keeper import TrustKeeper
 from mqttprov.brokers.responder_run import ResponderRun
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.credentials import SignedCertificate
@@ -46,7 +45,6 @@ class SidecarSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: str | None = None
     password_file: Path | None = None
     state: Path | None = None
-    trust: Path | None = None  # where Mosquitto looks for client certificates
 
 
 def read_settings(path: Path) -> SidecarSettings:
@@ -86,12 +84,8 @@ def address_of(url: str) -> BrokerAddress:
 class Sidecar:
     """The responder of one state directory beside one broker, within a running event loop."""
 
-    def __init__(
-        self, state: StateDirectory, address: BrokerAddress, password: str, *, trust: Path | None = None
-    ) -> None:
-        """`trust` is the folder of client certificates that the broker trusts, if it takes any."""
+    def __init__(self, state: StateDirectory, address: BrokerAddress, password: str) -> None:
         self._state = state
-        self._trust = trust
         self._address = address
         self._password = password
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # why it cannot go on
@@ -102,13 +96,10 @@ class Sidecar:
         self._run = ResponderRun(self._state, loop, self._sign, verb="respond")
         responder = self._run.responder
         self._gate = StandingLink(self._address, self._new_link, tls=self._tls(), prepare=self._prepare)
-        keeper = None if self._trust is None else TrustKeeper(self._trust, self._state, responder)
-        self._desk = GateDesk(responder, lambda: self._gate.link, keeper.granted if keeper else None)
-        self._follower = ChainFollower(self._state.path, responder, self._gate, keeper.met if keeper else None)
+        self._desk = GateDesk(responder, lambda: self._gate.link)
+        self._follower = ChainFollower(self._state.path, responder, self._gate)
         responder.start()
         try:
-            if keeper is not None:
-                keeper.begin()
             await self._open()
         except BaseException:
             responder.close()
@@ -193,14 +184,13 @@ async def _respond(
     state: StateDirectory,
     address: BrokerAddress,
     password: str,
-    trust: Path | None,
     on_connected: Callable[[str], None],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sidecar = Sidecar(state, address, password, trust=trust)
+    sidecar = Sidecar(state, address, password)
     starting = loop.create_task(sidecar.start())
     stopping = loop.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -230,12 +220,8 @@ def respond(
     address: BrokerAddress,
     password: str,
     *,
-    trust: Path | None,
     on_connected: Callable[[str], None],
 ) -> None:
-    """Run the responder until SIGTERM or SIGINT; `on_connected` gets the broker's URL once. Raises `BrokerError`.
-
-    `trust` is the folder of client certificates that the broker trusts, if it takes any.
-    """
+    """Run the responder until SIGTERM or SIGINT; `on_connected` gets the broker's URL once. Raises `BrokerError`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_respond(state, address, password, trust, on_connected))
+        runner.run(_respond(state, address, password, on_connected))

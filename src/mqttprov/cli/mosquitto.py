@@ -34,8 +34,8 @@ def install(
         int | None,
         typer.Option(
             min=1,
-            max=65534,
-            help="Port for MQTT over TLS; the next one is for clients with a certificate.",
+            max=65535,
+            help="Port for MQTT over TLS, with and without a client certificate.",
             show_default="no TLS listener",
         ),
     ] = None,

@@ -18,7 +18,7 @@ def respond(
         Path | None, typer.Option(metavar="F", help="File with the responder's password, as the gate plugin has it.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with broker, password_file, state and trust.")
+        Path | None, typer.Option(metavar="FILE", help="TOML file with broker, password_file and state.")
     ] = None,
     state: StateOption = None,
     json: JsonOption = False,
@@ -47,6 +47,6 @@ def respond(
     with opened(state, settings.state) as directory:
         log_to_stderr()
         try:
-            sidecar.respond(directory, address, password, trust=settings.trust, on_connected=on_connected)
+            sidecar.respond(directory, address, password, on_connected=on_connected)
         except BrokerError as error:
             raise Failure(str(error), Exit.UNAVAILABLE) from error

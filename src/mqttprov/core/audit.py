@@ -58,9 +58,6 @@ ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED,
 # A login that was decided before one of these, and arrives after it, is decided again.
 CHANGES_LOGINS: Final = ENDS_SESSIONS | {EventKind.LABELLED}
 
-# After one of these a device has credentials that it had not before.
-GRANTS: Final = frozenset({EventKind.PROVISIONED, EventKind.REPROVISIONED, EventKind.TRANSFER_COMPLETED})
-
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=False):
     """One outcome or operator action, without its place in the chain.

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from mqttprov.core.audit import CHANGES_LOGINS, GRANTS, ChainedEvent, Event, EventKind
+from mqttprov.core.audit import CHANGES_LOGINS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign, certificate_login_key
 from mqttprov.core.factory import asked_by
 from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
-from mqttprov.core.model import CredentialsType, LifecycleState
+from mqttprov.core.model import LifecycleState
 from mqttprov.core.names import fold
 from mqttprov.core.requests import (
     UNPROVEN,
@@ -349,20 +349,6 @@ class Responder:
     def chain_authorities(self) -> list[str]:
         """Give the authorities (PEM) whose certificates make devices, one text for each profile."""
         return [facts.chain.authorities for facts in self._reader.chains()]
-
-    def new_certificates(self, event: ChainedEvent) -> list[str]:
-        """Give the PEM certificates that open a TLS connection since this event, whoever made it happen."""
-        try:
-            if event.kind in GRANTS and event.device_id and f'"{CredentialsType.X509_CERTIFICATE}"' in event.body:
-                return self._reader.certificates_of(event.device_id)
-            if event.kind in {EventKind.PROFILE_CREATED, EventKind.PROFILE_UPDATED}:
-                return [facts.chain.authorities for facts in self._reader.chains()]
-            if event.kind == EventKind.DEVICE_CREATED and event.device_id:
-                certificate = self._reader.factory_certificate(event.device_id)
-                return [certificate] if certificate is not None else []
-        except StoreUnavailable as error:
-            _log.error("new certificates are trusted after the next start: %s", error)
-        return []
 
     def _flush_limited(self) -> None:
         self._flush_limited_s = self._now_s() + LIMITED_INTERVAL_S

@@ -245,17 +245,8 @@ class Reader(Protocol):
     def find_operator(self, name: str) -> OperatorFacts | None:
         """Give an operator's login."""
 
-    def certificates(self) -> list[str]:
-        """Give the PEM certificates that open a TLS connection: of live credentials, factories and chains."""
-
     def knows_certificate(self, login_key: str) -> bool:
         """Tell whether the certificate with this login key was registered by itself, even if that has ended."""
-
-    def certificates_of(self, device_id: str) -> list[str]:
-        """Give the PEM certificates of a device's live credentials."""
-
-    def factory_certificate(self, device_id: str) -> str | None:
-        """Give the certificate (PEM) with which a device was imported."""
 
     def factory_devices(self, public_key: str | None = None, fold: str | None = None) -> list[FactoryFacts]:
         """Give the devices, two at most, that were imported with this key (SHA-256, hex) or that have this name."""

@@ -246,22 +246,9 @@ class SqliteReader:
         found = self._all("operator", (name,), lambda row: OperatorFacts(row[0], OperatorRole(row[1]), row[2]))
         return found[0] if found else None
 
-    def certificates(self) -> list[str]:
-        """Give all certificates that open a TLS connection (`Reader.certificates`)."""
-        return self._all("certificates", (), lambda row: str(row[0]))
-
     def knows_certificate(self, login_key: str) -> bool:
         """Look for a registered certificate (`Reader.knows_certificate`)."""
         return self._all("knows_certificate", (login_key,), lambda row: bool(row[0]))[0]
-
-    def certificates_of(self, device_id: str) -> list[str]:
-        """Give the certificates of a device's live credentials (`Reader.certificates_of`)."""
-        return self._all("certificates_of", (device_id,), lambda row: str(row[0]))
-
-    def factory_certificate(self, device_id: str) -> str | None:
-        """Give a device's factory certificate (`Reader.factory_certificate`)."""
-        found = self._all("factory_certificate", (device_id,), lambda row: str(row[0]))
-        return found[0] if found else None
 
     def factory_devices(self, public_key: str | None = None, fold: str | None = None) -> list[FactoryFacts]:
         """Find devices by factory key or name (`Reader.factory_devices`)."""

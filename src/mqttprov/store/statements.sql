@@ -173,21 +173,12 @@ SELECT name, role, created_ms FROM operator ORDER BY name;
 -- name: insert_operator
 INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
 
--- name: certificates
-SELECT certificate FROM credential WHERE certificate IS NOT NULL AND ended = 0
-UNION ALL SELECT authorities FROM profile WHERE authorities IS NOT NULL
-UNION ALL SELECT f.certificate FROM factory_certificate AS f JOIN device AS d ON d.id = f.device_id
-WHERE d.state <> 'decommissioned';
-
 -- Not those that came in by a chain: their authority is trusted, or they are not.
 -- name: knows_certificate
 SELECT EXISTS (SELECT 1 FROM credential
                WHERE login_key = ?1 AND ended = 0 AND certificate IS NOT NULL)
     OR EXISTS (SELECT 1 FROM credential WHERE login_key = ?1 AND ended = 1 AND type = 'X509_CERTIFICATE'
                AND certificate IS NOT NULL);
-
--- name: factory_certificate
-SELECT certificate FROM factory_certificate WHERE device_id = ?;
 
 -- name: ended_certificates
 SELECT login_key FROM credential
@@ -222,9 +213,6 @@ SELECT certificate, state FROM authority ORDER BY id;
 -- name: put_authority
 INSERT INTO authority (certificate, state) VALUES (?, ?)
 ON CONFLICT (certificate) DO UPDATE SET state = excluded.state;
-
--- name: certificates_of
-SELECT certificate FROM credential WHERE device_id = ? AND certificate IS NOT NULL AND ended = 0;
 
 -- name: insert_profile
 INSERT INTO profile (name, fold, strategy, credentials_type, reprovision, min_secret_chars, unicode_names, label_keys,

@@ -119,19 +119,18 @@ class Mosquitto(Process):
         plugin: Path | None,
         *,
         tls: tuple[Path, Path] | None = None,
-        trust: Path | None = None,
         environment: tuple[str, ...] = (),
         settings: tuple[str, ...] = (),
     ) -> None:
-        """Write its configuration; without plugin it lets everybody in. `tls`: files of certificate and key.
+        """Write its configuration; without plugin it lets everybody in.
 
-        With `trust`, a folder of client certificates, TLS is on a port of its own, for clients with a certificate.
+        With `tls`, files of certificate and key, there is a TLS port besides.
         `environment` (NAME=value) and `settings` (lines) are added to ours.
         """
         super().__init__(folder / "mosquitto.log")
         self._environment = environment
         self.port = free_port()
-        self.certificate_port = free_port() if trust is not None else 0
+        self.tls_port = free_port() if tls is not None else 0
         self.password_file = folder / "responder-password"
         self.password_file.touch(mode=0o600)
         self.password_file.write_text(f"{PASSWORD}\n")
@@ -145,9 +144,7 @@ class Mosquitto(Process):
             *settings,
         ]
         if tls is not None:
-            lines[1:1] = [f"certfile {tls[0]}", f"keyfile {tls[1]}"]
-        if trust is not None:
-            lines[1:1] = [f"listener {self.certificate_port} 127.0.0.1", "require_certificate true", f"capath {trust}"]
+            lines[1:1] = [f"listener {self.tls_port} 127.0.0.1", f"certfile {tls[0]}", f"keyfile {tls[1]}"]
         if plugin is not None:
             lines += [
                 f"plugin {plugin}",
@@ -217,24 +214,21 @@ class Beside(Running):
     """Mosquitto, and the responder in the test's own loop."""
 
     def __init__(self, path: Path, issued: IssuedToken, plugin: Path, *, tls: bool = False) -> None:
-        """With `tls` there is a port for clients with a certificate."""
+        """With `tls` there is a port for it, too."""
         super().__init__(path, issued)
         self._plugin = plugin
         self._with_tls = tls
-        self._trust = path.parent / "trust"
         self.others: list[Respond] = []
         self._responding = False
         self._set_up()
 
     def _set_up(self) -> None:
-        files, trust = None, None
+        files = None
         if self._with_tls:
-            trust = self._trust
-            trust.mkdir()
             with contextlib.closing(StateDirectory(self.path)) as state:
                 files = make_server_certificate(state.authority, "127.0.0.1", self.path, now_ms())
-        self.mosquitto = Mosquitto(self.path.parent, self.path, self._plugin, tls=files, trust=trust)
-        self.port, self.tls_port = self.mosquitto.port, self.mosquitto.certificate_port
+        self.mosquitto = Mosquitto(self.path.parent, self.path, self._plugin, tls=files)
+        self.port, self.tls_port = self.mosquitto.port, self.mosquitto.tls_port
 
     async def start(self) -> None:
         """Start both."""
@@ -245,7 +239,7 @@ class Beside(Running):
     async def respond(self) -> None:
         """Start the responder of this loop."""
         address = BrokerAddress("127.0.0.1", self.port, tls=False)
-        self.sidecar = Sidecar(self.state, address, PASSWORD, trust=self._trust if self._with_tls else None)
+        self.sidecar = Sidecar(self.state, address, PASSWORD)
         await self.sidecar.start()
         self._responding = True
 

@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import msgpack
 import pytest
 from tests.brokers.harness import ask
 from tests.brokers.mosquitto.beside import Beside
@@ -119,12 +120,14 @@ async def test_a_request_waits_for_a_responder(beside: Beside) -> None:
 
 
 async def test_nobody_waits_for_a_responder_that_does_not_come(beside: Beside) -> None:
-    """After some seconds without one a gateway is told when to come back, and each further one at once (P10)."""
+    """After some seconds a gateway is told when to come back, and each further one at once, in its encoding (P10)."""
     await beside.fall_silent()
     session = await beside.session()
     for _ in range(2):
         refused = await ask(session, beside.payload("gw-1"))
         assert (refused["status"], refused["retryAfter"]) == ("FAILURE", 5)
+    session.publish_nowait(REQUEST_TOPIC, msgpack.packb(json.loads(beside.payload("gw-1"))), 1)
+    assert msgpack.unpackb((await session.message()).payload) == refused
     await beside.respond()
     assert (await ask(session, beside.payload("gw-1")))["status"] == "SUCCESS"
 

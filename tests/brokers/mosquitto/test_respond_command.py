@@ -85,13 +85,13 @@ async def test_the_settings_file_names_everything_over_tls(tmp_path: Path, issue
     broker, respond = pair(tls=files)
     config = tmp_path / "responder.toml"
     config.write_text(
-        f'broker = "mqtts://127.0.0.1:{broker.port}"\npassword_file = "responder-password"\nstate = "state"\n'
+        f'broker = "mqtts://127.0.0.1:{broker.tls_port}"\npassword_file = "responder-password"\nstate = "state"\n'
     )
     context = ssl.create_default_context(cafile=str(tmp_path / "state" / "authority.pem"))
     await broker.start()
     await respond.begin("--config", str(config))
     assert (await respond.connected()).startswith("mqtts://")
-    client = await Client.open(broker.port, Connect("", username="provision"), tls=context)
+    client = await Client.open(broker.tls_port, Connect("", username="provision"), tls=context)
     reply = await ask(client, request_bytes(issued, "gw-1"))
     client.abort()
     assert reply["status"] == "SUCCESS"

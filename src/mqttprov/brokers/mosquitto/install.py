@@ -16,13 +16,12 @@ from mqttprov.brokers.mosquitto import texts
 from mqttprov.brokers.mosquitto.gate_build import build_gate
 from mqttprov.brokers.mosquitto.places import BROKER_USER, RESPONDER_USER, Places
 from mqttprov.brokers.mosquitto.server_certificate import is_good
-from mqttprov.brokers.mosquitto.trust_folder import FOLDER_MODE, TrustFolder
 from mqttprov.brokers.tls import server_names
 from mqttprov.pki.authority import Authority
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov.responder.state_files import write_whole
 
-_ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - the TLS listeners are for the network
+_ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - the TLS listener is for the network
 _PASSWORD_BYTES: Final = 32
 _NOLOGIN: Final = "/usr/sbin/nologin"
 
@@ -70,7 +69,8 @@ class Installation:
 
     def run(self, port: int, tls_port: int | None) -> Installed:
         """Write everything. Raises `InstallError`, `GateNotBuilt`, `StateError` and `OSError`."""
-        _check_ports(port, tls_port)
+        if port == tls_port:
+            raise InstallError(f"--port and --tls-port are both {port}; give MQTT over TLS a port of its own")
         for path in (self._places.configuration, self._places.state):
             if not str(path).isprintable():
                 raise InstallError(f"{str(path)!r} cannot be written into a configuration; choose another directory")
@@ -87,15 +87,12 @@ class Installation:
         if tls_port is not None:
             server = self._tls()
             urls += [f"mqtts://{_ANY_ADDRESS}:{tls_port}"]
-            urls += [f"mqtts://{_ANY_ADDRESS}:{texts.certificate_port(tls_port)} (client certificates)"]
         self._write_text(
             self._places.configuration,
             texts.broker_configuration(self._places, self._user, port, tls_port, server),
         )
-        self._write_text(
-            self._places.responder, texts.responder_configuration(self._places, port, tls=tls_port is not None)
-        )
-        self._units(tls=tls_port is not None)
+        self._write_text(self._places.responder, texts.responder_configuration(self._places, port))
+        self._units()
         if self._owned:
             self._open_state()
         return Installed(self._steps, urls, self._remarks)
@@ -140,18 +137,8 @@ class Installation:
         return secrets.token_urlsafe(_PASSWORD_BYTES).encode() + b"\n"
 
     def _tls(self) -> tuple[Path, Path]:
-        """Make what the TLS listeners need; give the files of certificate and private key."""
-        places, authorities = self._places, self._state.authorities()
-        trust = places.real(places.trust)
-        trust.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        self._own(trust, RESPONDER_USER, BROKER_USER)
-        reader = self._state.store.reader()
-        try:
-            new = TrustFolder(trust).add_all([authorities.certificates_pem, *reader.certificates()])
-        finally:
-            reader.close()
-        self._steps.append(Step("changed" if new else "kept", places.trust))
-        settings = self._state.settings.tls
+        """Make what the TLS listener needs; give the files of certificate and private key."""
+        places, settings = self._places, self._state.settings.tls
         if settings.certificate and settings.private_key:  # the operator's own, also for `serve`
             own = (places.state / settings.certificate, places.state / settings.private_key)
             if not places.system:
@@ -159,7 +146,7 @@ class Installation:
             texts_of_both = (places.real(own[0]).read_bytes(), places.real(own[1]).read_bytes())
             self._remarks.append("the broker's user gets a copy of your certificate: run this again when it is renewed")
         else:
-            texts_of_both = self._made_by(authorities.serving(self._now_ms))
+            texts_of_both = self._made_by(self._state.authorities().serving(self._now_ms))
         self._write(places.certificate, texts_of_both[0], 0o644, BROKER_USER)
         self._write(places.private_key, texts_of_both[1], 0o600, BROKER_USER)
         return places.certificate, places.private_key
@@ -175,9 +162,9 @@ class Installation:
         made = authority.issue_server(names, self._now_ms)
         return made[0].encode(), made[1].encode()
 
-    def _units(self, *, tls: bool) -> None:
+    def _units(self) -> None:
         places = self._places
-        responder = texts.responder_unit(places, self._command, self._user, tls=tls)
+        responder = texts.responder_unit(places, self._command, self._user)
         self._write_text(places.units / "mqttprov-responder.service", responder)
         if not places.system:
             program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -219,17 +206,6 @@ class Installation:
     def _own(self, file: Path, user: str, group: str | None = None) -> None:
         if self._owned:
             shutil.chown(file, user, group or user)
-
-
-def _check_ports(port: int, tls_port: int | None) -> None:
-    if tls_port is None:
-        return
-    certificate_port = texts.certificate_port(tls_port)
-    if port in {tls_port, certificate_port} or certificate_port > 65535:
-        raise InstallError(
-            f"clients with a certificate have a port of their own, the one behind --tls-port: {certificate_port}; "
-            "choose ports that leave room for it"
-        )
 
 
 def check_program(program: Path) -> None:

@@ -24,7 +24,6 @@ class Places(msgspec.Struct, frozen=True):
     responder: Path
     certificate: Path
     private_key: Path
-    trust: Path
     units: Path
 
     @classmethod
@@ -42,7 +41,6 @@ class Places(msgspec.Struct, frozen=True):
             responder=folder / "responder.toml",
             certificate=folder / "tls" / "server.pem",
             private_key=folder / "tls" / "server-key.pem",
-            trust=folder / "trust",
             units=folder / "systemd",
         )
 
@@ -64,7 +62,6 @@ class Places(msgspec.Struct, frozen=True):
             responder=Path("/etc/mqttprov/responder.toml"),
             certificate=gate / "server.pem",
             private_key=gate / "server-key.pem",
-            trust=state / "trust",
             units=Path("/etc/systemd/system"),
         )
 

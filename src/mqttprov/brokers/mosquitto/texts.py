@@ -41,20 +41,12 @@ listener {port} 127.0.0.1
 """
 
 _TLS: Final = """
-# TLS 1.2 and newer, for devices without a certificate: they provision here, and log in by token or password.
+# TLS 1.2 and newer, with and without a client certificate: the gate has Mosquitto ask for one and take any, and lets
+# in those that devices have registered. So there is no cafile and no `require_certificate`. Never set
+# `use_identity_as_username` or `use_subject_as_username`: Mosquitto then believes a certificate and asks no gate.
 listener {port}
 certfile {certificate}
 keyfile {private_key}
-
-# TLS with a client certificate: one of our authorities', or one that a device made and registered. Mosquitto 2 cannot
-# take clients with and without a certificate on one port. The folder is asked at each handshake, so a new certificate
-# counts at once; who it is and whether it may is the gate's to say. Never `use_identity_as_username` or
-# `use_subject_as_username`: Mosquitto then lets in whoever has a certificate, without asking the gate.
-listener {certificate_port}
-certfile {certificate}
-keyfile {private_key}
-capath {trust}
-require_certificate true
 """
 
 # What a service of ours may do at most (systemd.exec(5)).
@@ -101,42 +93,26 @@ def broker_configuration(places: Places, user: str, port: int, tls_port: int | N
         text += "log_dest stderr\n"
     text += _PLAIN.format(port=port)
     if tls_port is not None:
-        text += _TLS.format(
-            port=tls_port,
-            certificate_port=certificate_port(tls_port),
-            certificate=server[0],
-            private_key=server[1],
-            trust=places.trust,
-        )
+        text += _TLS.format(port=tls_port, certificate=server[0], private_key=server[1])
     return text
 
 
-def certificate_port(tls_port: int) -> int:
-    """Give the port for clients with a certificate: the next one, as 8884 beside 8883 is the custom of test brokers."""
-    return tls_port + 1
-
-
-def responder_configuration(places: Places, port: int, *, tls: bool) -> str:
+def responder_configuration(places: Places, port: int) -> str:
     """Give responder.toml."""
-    text = (
+    return (
         "# Written by `mqttprov mosquitto install` for `mqttprov respond --config`.\n"
         f"broker = {_toml(f'mqtt://127.0.0.1:{port}')}\n"
         f"password_file = {_toml(places.password)}\n"
         f"state = {_toml(places.state)}\n"
     )
-    if tls:
-        text += "# Client certificates that devices register are put here, where the broker finds them at once.\n"
-        text += f"trust = {_toml(places.trust)}\n"
-    return text
 
 
-def responder_unit(places: Places, command: list[str], user: str, *, tls: bool) -> str:
+def responder_unit(places: Places, command: list[str], user: str) -> str:
     """Give the unit of the responder."""
     broker = "mosquitto.service" if places.system else "mqttprov-mosquitto.service"
     who = f"User={RESPONDER_USER}\nGroup={BROKER_USER}\n" if places.system else f"User={user}\n"
     # The group of the files that the broker reads may read them, nobody else.
     mask = "0027" if places.system else "0077"
-    folders = [places.state, *([places.trust] if tls else [])]
     return (
         "[Unit]\n"
         "Description=mqttprov: the responder beside Mosquitto\n"
@@ -146,7 +122,7 @@ def responder_unit(places: Places, command: list[str], user: str, *, tls: bool) 
         f"ExecStart={' '.join(map(_unit_word, [*command, 'respond', '--config', str(places.responder)]))}\n"
         "Restart=on-failure\nRestartSec=1\n"
         f"{who}UMask={mask}\nLimitNOFILE=4096\n"
-        f"{_HARDENED}ReadWritePaths={' '.join(_unit_word(str(folder)) for folder in folders)}\n"
+        f"{_HARDENED}ReadWritePaths={_unit_word(str(places.state))}\n"
         "\n[Install]\nWantedBy=multi-user.target\n"
     )
 
