@@ -9,12 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal
 
-from mqttprov.core.audit import GRANTS, BrokenChain, ChainedEvent, verify
+from mqttprov.core.audit import BrokenChain, ChainedEvent, EventKind, verify
 from mqttprov_simulator.checks.ledger import NAMED, ToldDevice
 from mqttprov_simulator.report.result import Check
 from mqttprov_simulator.running.values import Broken, TokenKey
 
 _TIMEOUT_S: Final = 5.0
+# After one of these a device has credentials that it had not before.
+_GRANTS: Final = frozenset({EventKind.PROVISIONED, EventKind.REPROVISIONED, EventKind.TRANSFER_COMPLETED})
 _REST: Final = 20  # times as long as a look took: a store of millions must not keep us, or itself, busy
 _DATABASE: Final = "mqttprov.db"
 _COUNTS: Final = """
@@ -119,7 +121,7 @@ def _without_event(database: sqlite3.Connection, devices: Mapping[str, ToldDevic
     def counted() -> Iterator[ChainedEvent]:
         for row in database.execute(_EVENTS):
             event = ChainedEvent(*row)
-            if event.kind in GRANTS and event.device_id is not None:
+            if event.kind in _GRANTS and event.device_id is not None:
                 granted[event.device_id] = granted.get(event.device_id, 0) + 1
             yield event
 
