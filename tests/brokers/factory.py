@@ -51,7 +51,7 @@ class Factory:
     async def imported(self, name: str, profile: str, key: DeviceKey) -> ssl.SSLContext:
         """Import a device with a self-signed factory certificate; give its TLS context."""
         certificate = inspect_certificate(key.certificate_pem, 0)
-        line = ImportLine(2, name, profile, factory_key=certificate.public_key, certificate=certificate.pem)
+        line = ImportLine(2, name, profile, factory_key=certificate.public_key)
         count = self.broker.admin.import_devices([line], tell_fault=lambda fault: pytest.fail(fault.text))
         assert count.made == 1
         await self.learnt()

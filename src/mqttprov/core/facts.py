@@ -29,10 +29,9 @@ class DeviceFacts(msgspec.Struct):
 
 
 class CreateDevice(msgspec.Struct, frozen=True):
-    """A device comes into being, without credentials yet; `certificate` (PEM) is that of its factory, if known."""
+    """A device comes into being, without credentials yet."""
 
     device: Device
-    certificate: str | None = None
 
 
 class ProvisionDevice(msgspec.Struct, frozen=True):
@@ -160,7 +159,7 @@ class Facts(msgspec.Struct):
     def apply(self, effect: Effect) -> None:
         """Make the effect visible to the next decision in the same transaction."""
         match effect:
-            case CreateDevice(device, _):
+            case CreateDevice(device):
                 self.devices[device.fold] = DeviceFacts(device, [], set(), 0)
             case IssueCredential(fold, credential):
                 facts = self.devices[fold]

@@ -75,7 +75,6 @@ def _line(number: int, fields: Mapping[str, str], folder: Path, profile: str | N
         _labels(fields.get("labels", "")),
         fields.get("claim_secret"),
         certificate.public_key if certificate else public_key,
-        certificate.pem if certificate else None,
     )
 
 

@@ -23,10 +23,7 @@ _LINES_PER_TRANSACTION: Final = 500  # a serving broker waits no longer for the 
 
 
 class ImportLine(msgspec.Struct, frozen=True):
-    """One device of a list. `number` is its line; `factory_key` the SHA-256 (hex) of its factory's public key.
-
-    `certificate` is a certificate of that key (PEM), by which it may provision itself over TLS.
-    """
+    """One device of a list. `number` is its line; `factory_key` the SHA-256 (hex) of its factory's public key."""
 
     number: int
     name: str
@@ -35,7 +32,6 @@ class ImportLine(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     claim_secret: str | None = None
     factory_key: str | None = None
-    certificate: str | None = None
 
     def __repr__(self) -> str:
         return f"ImportLine(number={self.number}, name={self.name!r}, profile={self.profile!r})"
@@ -168,7 +164,7 @@ class DeviceImport(Acting):
             claim=None if secret is None else claim_verifier(self._keys, fold, secret),
             factory_key=line.factory_key,
         )
-        batch.effects.append(CreateDevice(device, line.certificate))
+        batch.effects.append(CreateDevice(device))
         batch.facts.apply(batch.effects[-1])
         batch.events.append(
             self._event(EventKind.DEVICE_CREATED, profile=profile.name, device=name, device_id=device.id,

@@ -50,7 +50,6 @@ _TABLES: Final = {
     "device": "id, name, fold, profile_id, state, token_id, owner, labels, gateway, created_ms, last_generation, "
     "claim, factory_key, last_seen_ms",
     "registration": "device_id, token_id, at_ms",
-    "factory_certificate": "device_id, certificate",
     "credential": "device_id, generation, type, ended, login_key, verifier, proof, username, client_id, certificate, "
     "public_key, supplied, issued_ms, first_login_ms",
     "audit_event": "seq, at_ms, kind, device_id, body, hash",
@@ -126,7 +125,7 @@ class SqliteTransaction:
         registrations: list[tuple[str, int, int]] = []
         for effect in effects:
             match effect:
-                case CreateDevice(device, _):
+                case CreateDevice(device):
                     created[device.fold] = device
                 case IssueCredential(fold_, credential):
                     issued[credential.device_id, credential.generation] = credential
@@ -150,8 +149,6 @@ class SqliteTransaction:
                 case ChangeOwner(device_id, _, owner, transferred_ms):
                     self._connection.execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
-        certificates = [(e.device.id, e.certificate) for e in effects if isinstance(e, CreateDevice) and e.certificate]
-        _insert(self._connection, "factory_certificate", certificates)
         moved = [self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created]
         self._change("update_devices", [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in moved])
         # Ended and activated generations first: a new one may take over a login key that is free only then.
