@@ -95,7 +95,7 @@ class Routes:
     def certified(self, number: int, group: str, certificate: OwnCertificate) -> Route:
         """Make the way with a certificate of one's own: 2 ms and 23 KiB, so once and before the start."""
         endpoint = self._endpoint
-        port = endpoint.mutual_port or endpoint.tls_port
+        port = endpoint.tls_port
         if port is None:
             raise WorkerError(
                 f"the group {group} logs in with certificates, and the target has no TLS port; give one that has"

@@ -25,14 +25,12 @@ class TokenKey(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where gateways connect to. `ca_pem`: verify the server by it, for groups with TLS and for the TLS port.
 
-    `mutual_port`: where client certificates are asked for; None: the TLS port does. `own_topics`: the broker cannot
-    make the shared reply topic private, gateways use topics of their own.
+    `own_topics`: the broker cannot make the shared reply topic private, gateways use topics of their own.
     """
 
     host: str
     port: int | None
     tls_port: int | None = None
-    mutual_port: int | None = None
     ca_pem: str | None = None
     own_topics: bool = False
 

@@ -88,7 +88,7 @@ def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
         state = folder / "state"
         prepared = own_state(state, scenario)
         tls = needs_tls(scenario)
-        ports = free_ports(3)
+        ports = free_ports(2)
         places = Places.below(folder / "mosquitto", state)
         _install(places, mqttprov, ports[0], ports[1] if tls else None)
         broker = Part(
@@ -109,7 +109,6 @@ def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
             host=_HOST,
             port=ports[0],
             tls_port=ports[1] if tls else None,
-            mutual_port=ports[2] if tls else None,
             ca_pem=(state / "authority.pem").read_text("ascii") if tls else None,
         )
         parts = {"broker": broker, "responder": responder}

@@ -8,12 +8,12 @@ from typing import Final
 # Below those that Linux gives to outgoing connections (32768 and up): while a server is away, none of the swarm's own
 # connections can take its port.
 _FIRST: Final = 10_000
-_GROUPS: Final = 7_000
-_GROUP: Final = 3
+_GROUPS: Final = 10_500
+_GROUP: Final = 2
 
 
 def free_ports(count: int) -> list[int]:
-    """Give so many ports (three at most), one behind the other, that nobody on loopback uses now."""
+    """Give so many ports (two at most), one behind the other, that nobody on loopback uses now."""
     while True:
         first = _FIRST + _GROUP * secrets.randbelow(_GROUPS)
         ports = list(range(first, first + count))
