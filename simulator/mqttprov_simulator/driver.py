@@ -5,7 +5,6 @@ no streams, because thousands of them share a loop (reference/simulation.md sect
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -241,9 +240,12 @@ class Link(asyncio.Protocol):
 
     def subscribe(self, action: actions.Subscribe) -> None:
         """Put SUBSCRIBE into the output, unless the broker takes no packet of its size."""
-        if not self._session.closed:
-            with contextlib.suppress(LimitReachedError):
-                self._session.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+        if self._session.closed:
+            return
+        try:
+            self._session.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+        except LimitReachedError:
+            return
 
     def publish(self, action: actions.Publish) -> None:
         """Put PUBLISH into the output; one that the session does not take is dropped, as a gateway's queue would."""

@@ -215,10 +215,12 @@ class ClientSession:
             self.client_id = told.assigned_client_identifier or self.client_id
             if told.server_keep_alive_s is not None:
                 self.keep_alive_s = told.server_keep_alive_s  # MQTT-3.1.2-21
-        lost = () if connack.session_present or not is_resuming else sender.state.forget_sent()
+        if not is_resuming or sender.state.is_empty:
+            events.append(Connected(connack))
+            return
+        lost = () if connack.session_present else sender.state.forget_sent()
         events.append(Connected(connack, lost))
-        if is_resuming:
-            self._tell_dropped(sender.resume(0.0), events)
+        self._tell_dropped(sender.resume(0.0), events)
 
     def _on_publish(self, publish: Publish, events: list[ClientEvent]) -> None:
         if publish.properties.topic_alias is not None:
@@ -276,7 +278,7 @@ class ClientSession:
         Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        wanted = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in subscriptions])
+        wanted = tuple(subscriptions)
         return self._request(
             lambda packet_id: _subscribe_packet(packet_id, wanted, subscription_identifier, self.version)
         )
@@ -389,12 +391,13 @@ class ClientSession:
 
 @lru_cache(maxsize=256)
 def _subscribe_packet(
-    packet_id: int, wanted: tuple[Subscription, ...], identifier: int | None, version: ProtocolVersion
+    packet_id: int, wanted: tuple[Subscription | tuple[str, int], ...], identifier: int | None, version: ProtocolVersion
 ) -> bytes:
     """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
-    for each in wanted:
+    subscriptions = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in wanted])
+    for each in subscriptions:
         validate_topic_filter(each.topic_filter)
         if each.qos not in {0, 1, 2}:
             raise ValueError(f"there is no QoS {each.qos}: subscribe with 0, 1 or 2")
     properties = EMPTY_PROPERTIES if identifier is None else Properties(subscription_identifiers=(identifier,))
-    return encode(Subscribe(packet_id, wanted, properties), version)
+    return encode(Subscribe(packet_id, subscriptions, properties), version)
