@@ -179,12 +179,12 @@ class ClientSession:
             self._on_publish(packet, events)
         elif isinstance(packet, ANSWERS):
             self._on_answer(packet, events)
-        elif isinstance(packet, Pubrel):
-            known = self._inbound_window().release(packet.packet_id)
-            self._acknowledge(_PUBCOMP, packet.packet_id, ReasonCode.SUCCESS if known else _UNKNOWN_ID)
         elif isinstance(packet, Suback):
             if self._sender.state.release_id(packet.packet_id):
                 events.append(Subscribed(packet.packet_id, packet.reason_codes))
+        elif isinstance(packet, Pubrel):
+            known = self._inbound_window().release(packet.packet_id)
+            self._acknowledge(_PUBCOMP, packet.packet_id, ReasonCode.SUCCESS if known else _UNKNOWN_ID)
         elif isinstance(packet, Unsuback):
             if self._sender.state.release_id(packet.packet_id):
                 events.append(Unsubscribed(packet.packet_id, packet.reason_codes))
