@@ -203,7 +203,7 @@ class ClientSession:
             events.append(Refused(connack.reason_code))
             return
         sender, told = self._sender, connack.properties
-        is_resuming = sender.window == 0
+        is_resuming = sender.window == 0 and not sender.state.is_empty
         if connack.session_present and self._starts_clean:
             raise violation("session present for a client that started clean (MQTT-3.2.2-2)")
         self._state = _CONNECTED
@@ -215,12 +215,10 @@ class ClientSession:
             self.client_id = told.assigned_client_identifier or self.client_id
             if told.server_keep_alive_s is not None:
                 self.keep_alive_s = told.server_keep_alive_s  # MQTT-3.1.2-21
-        if not is_resuming or sender.state.is_empty:
-            events.append(Connected(connack))
-            return
-        lost = () if connack.session_present else sender.state.forget_sent()
+        lost = () if connack.session_present or not is_resuming else sender.state.forget_sent()
         events.append(Connected(connack, lost))
-        self._tell_dropped(sender.resume(0.0), events)
+        if is_resuming:
+            self._tell_dropped(sender.resume(0.0), events)
 
     def _on_publish(self, publish: Publish, events: list[ClientEvent]) -> None:
         if publish.properties.topic_alias is not None:
@@ -278,9 +276,8 @@ class ClientSession:
         Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        wanted = tuple(subscriptions)
         return self._request(
-            lambda packet_id: _subscribe_packet(packet_id, wanted, subscription_identifier, self.version)
+            lambda packet_id: _subscribe_packet(packet_id, tuple(subscriptions), subscription_identifier, self.version)
         )
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
