@@ -5,7 +5,6 @@ no streams, because thousands of them share a loop (reference/simulation.md sect
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -29,6 +28,7 @@ from mqttprov.mqtt import (
     ProtocolViolated,
     Published,
     Refused,
+    Subscribed,
 )
 
 _MAX_PACKET_BYTES: Final = MAX_REPLY_BYTES + 1024
@@ -42,7 +42,10 @@ _PING_AFTER: Final = 0.5  # of the keep alive; the rest is for being late
 
 
 class Owner(Protocol):
-    """What a connection tells the gateway that it belongs to. Nothing comes after its end was told or `close`."""
+    """What a connection tells the gateway that it belongs to. Nothing comes after its end was told or `close`.
+
+    What it is given to send while it tells of a read is written once all of that read is told.
+    """
 
     def connected(self) -> None:
         """CONNACK 0 came."""
@@ -78,10 +81,10 @@ class Network:
     def count(self, change: int) -> None:
         """Note that a connection begins (1) or has ended (-1)."""
         self._open += change
-        if self._open:
-            self.idle.clear()
-        else:
+        if not self._open:
             self.idle.set()
+        elif self._open == change:
+            self.idle.clear()
 
 
 class Route:
@@ -209,14 +212,16 @@ class Link(asyncio.Protocol):
             self._end(lambda owner: owner.lost(reason_of(exc)))
 
     def _tell(self, owner: Owner, event: ClientEvent) -> None:
-        if isinstance(event, MessageReceived):
-            self._message(owner, event.publish.topic, event.publish.payload)
-        elif isinstance(event, Connected):
-            owner.connected()
-        elif isinstance(event, Published):
+        if isinstance(event, Subscribed):
+            return  # nobody waits for it
+        if isinstance(event, Published):
             token = None if self._tokens is None else self._tokens.pop(event.packet_id, None)
             if token is not None:
                 owner.acknowledged(token)
+        elif isinstance(event, Connected):
+            owner.connected()
+        elif isinstance(event, MessageReceived):
+            self._message(owner, event.publish.topic, event.publish.payload)
         elif isinstance(event, Refused):
             self._hang_up(lambda owner: owner.refused_login(int(event.reason_code)))
         elif isinstance(event, Disconnected):
@@ -241,9 +246,12 @@ class Link(asyncio.Protocol):
 
     def subscribe(self, action: actions.Subscribe) -> None:
         """Put SUBSCRIBE into the output, unless the broker takes no packet of its size."""
-        if not self._session.closed:
-            with contextlib.suppress(LimitReachedError):
-                self._session.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+        if self._session.closed:
+            return
+        try:
+            self._session.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+        except LimitReachedError:
+            return
 
     def publish(self, action: actions.Publish) -> None:
         """Put PUBLISH into the output; one that the session does not take is dropped, as a gateway's queue would."""

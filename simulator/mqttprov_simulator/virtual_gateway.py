@@ -31,6 +31,8 @@ _AWAITED: Final = {
     State.CONNECTING: "CONNACK",
     State.AWAITING_REPLY: "reply",
 }
+_CONNECT_SUCCEEDED: Final = events.ConnectSucceeded()
+_CREDENTIALS_SAVED: Final = events.CredentialsSaved()
 _FIRST_TOKEN: Final = 2  # the machine's own is below
 _REASONS: Final = {int(code): code.name for code in ReasonCode}
 
@@ -168,7 +170,7 @@ class VirtualGateway:
 
     def connected(self) -> None:
         """Take CONNACK 0."""
-        self._handle(events.ConnectSucceeded())
+        self._take(_CONNECT_SUCCEEDED)
 
     def refused_login(self, reason_code: int, *, said: bool = True) -> None:
         """Take another CONNACK."""
@@ -183,11 +185,11 @@ class VirtualGateway:
         if topic != RESPONSE_TOPIC:
             if topic == ATTRIBUTES_TOPIC:
                 self._watcher.heard(self, payload)
-            self._handle(events.MessageReceived(topic, payload))
+            self._take(events.MessageReceived(topic, payload))
             return
         awaited = self._machine.state is State.AWAITING_REPLY
         self._watcher.replied(self, payload, awaited=awaited)
-        self._handle(events.MessageReceived(topic, payload))
+        self._take(events.MessageReceived(topic, payload))
         if awaited and self._machine.state in _REFUSED:
             self._count_refusal(payload)
 
@@ -196,7 +198,7 @@ class VirtualGateway:
         if token >= _FIRST_TOKEN:
             self._watcher.acknowledged(self, token)
         else:
-            self._handle(events.PublishAcknowledged(token))
+            self._take(events.PublishAcknowledged(token))
 
     def not_connected(self, why: str) -> None:
         """Take a failure to connect."""
@@ -232,6 +234,12 @@ class VirtualGateway:
     # --- the machine ---
 
     def _handle(self, event: events.Event) -> None:
+        """Take an event that did not come from the connection, and write what it leads to."""
+        self._take(event)
+        if self._link is not None:
+            self._link.flush()
+
+    def _take(self, event: events.Event) -> None:
         now_s = monotonic()
         queue = [event]
         for current in queue:
@@ -239,8 +247,6 @@ class VirtualGateway:
                 follow_up = self._CARRY_OUT[type(action)](self, action, now_s)
                 if follow_up is not None:
                     queue.append(follow_up)
-        if self._link is not None:
-            self._link.flush()
 
     # What the machine asks for; each gives the event that it leads to at once, if any.
 
@@ -293,7 +299,7 @@ class VirtualGateway:
         disk, folder = self.spec.kind.disk, self.spec.folder
         if disk is None or folder is None:
             self.stored = action.content
-            return events.CredentialsSaved()
+            return _CREDENTIALS_SAVED
         machine = self._machine
         disk.save(folder, action.content, lambda: self._machine is machine, self._saved)
         return None

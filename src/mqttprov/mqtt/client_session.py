@@ -179,12 +179,12 @@ class ClientSession:
             self._on_publish(packet, events)
         elif isinstance(packet, ANSWERS):
             self._on_answer(packet, events)
-        elif isinstance(packet, Pubrel):
-            known = self._inbound_window().release(packet.packet_id)
-            self._acknowledge(_PUBCOMP, packet.packet_id, ReasonCode.SUCCESS if known else _UNKNOWN_ID)
         elif isinstance(packet, Suback):
             if self._sender.state.release_id(packet.packet_id):
                 events.append(Subscribed(packet.packet_id, packet.reason_codes))
+        elif isinstance(packet, Pubrel):
+            known = self._inbound_window().release(packet.packet_id)
+            self._acknowledge(_PUBCOMP, packet.packet_id, ReasonCode.SUCCESS if known else _UNKNOWN_ID)
         elif isinstance(packet, Unsuback):
             if self._sender.state.release_id(packet.packet_id):
                 events.append(Unsubscribed(packet.packet_id, packet.reason_codes))
@@ -203,7 +203,7 @@ class ClientSession:
             events.append(Refused(connack.reason_code))
             return
         sender, told = self._sender, connack.properties
-        is_resuming = sender.window == 0
+        is_resuming = sender.window == 0 and not sender.state.is_empty
         if connack.session_present and self._starts_clean:
             raise violation("session present for a client that started clean (MQTT-3.2.2-2)")
         self._state = _CONNECTED
@@ -276,9 +276,8 @@ class ClientSession:
         Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        wanted = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in subscriptions])
         return self._request(
-            lambda packet_id: _subscribe_packet(packet_id, wanted, subscription_identifier, self.version)
+            lambda packet_id: _subscribe_packet(packet_id, tuple(subscriptions), subscription_identifier, self.version)
         )
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
@@ -389,12 +388,13 @@ class ClientSession:
 
 @lru_cache(maxsize=256)
 def _subscribe_packet(
-    packet_id: int, wanted: tuple[Subscription, ...], identifier: int | None, version: ProtocolVersion
+    packet_id: int, wanted: tuple[Subscription | tuple[str, int], ...], identifier: int | None, version: ProtocolVersion
 ) -> bytes:
     """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
-    for each in wanted:
+    subscriptions = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in wanted])
+    for each in subscriptions:
         validate_topic_filter(each.topic_filter)
         if each.qos not in {0, 1, 2}:
             raise ValueError(f"there is no QoS {each.qos}: subscribe with 0, 1 or 2")
     properties = EMPTY_PROPERTIES if identifier is None else Properties(subscription_identifiers=(identifier,))
-    return encode(Subscribe(packet_id, wanted, properties), version)
+    return encode(Subscribe(packet_id, subscriptions, properties), version)

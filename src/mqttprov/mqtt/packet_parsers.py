@@ -42,6 +42,7 @@ _V311 = ProtocolVersion.V311
 _V5 = ProtocolVersion.V5
 _PUBLISH = PacketType.PUBLISH
 _SUBSCRIBE = PacketType.SUBSCRIBE
+_RETURN_CODES_OF_SUBACK = frozenset({0, 1, 2, 0x80})
 
 
 class UnsupportedVersionError(ProtocolError):
@@ -223,11 +224,12 @@ def parse_suback(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> Sub
     properties = EMPTY_PROPERTIES
     if v5:
         properties, pos = read_properties(data, pos, stop, PacketType.SUBACK)
-    elif any(code > 2 and code != 0x80 for code in data[pos:stop]):
-        raise violation("a return code of SUBACK that MQTT 3.1.1 does not know")
-    if pos == stop:
+    codes = data[pos:stop]
+    if not codes:
         raise violation("SUBACK without a reason code")
-    return Suback(packet_id, tuple([_reason(byte) for byte in data[pos:stop]]), properties)
+    if not v5 and max(codes) > 2 and not _RETURN_CODES_OF_SUBACK.issuperset(codes):
+        raise violation("a return code of SUBACK that MQTT 3.1.1 does not know")
+    return Suback(packet_id, tuple([_reason(byte) for byte in codes]), properties)
 
 
 def parse_unsubscribe(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> Unsubscribe:
