@@ -60,8 +60,10 @@ class Orders:
 async def work(assignment: Assignment, tell: Tell, orders: Orders | None = None) -> None:
     """Do a worker's part on the running loop: moments, then a Recording; or a Failure, if it cannot be done."""
     try:
-        with tempfile.TemporaryDirectory(prefix="mqttprov-swarm-") as temporary:
-            folder = Path(assignment.directory or temporary) / f"worker-{assignment.worker}"
+        given = assignment.directory
+        own = tempfile.TemporaryDirectory(prefix="mqttprov-swarm-") if given is None else contextlib.nullcontext(given)
+        with own as directory:
+            folder = Path(directory) / f"worker-{assignment.worker}"
             folder.mkdir(parents=True, mode=0o700)
             tell(await _Worker(assignment, tell, orders or Orders(), folder).run())
     except (WorkerError, HostLimitError, OSError) as error:
