@@ -25,7 +25,7 @@ from mqttprov_simulator.running.gathering import Gathering, counted, merged
 from mqttprov_simulator.running.interventions import Interventions, timed_marks
 from mqttprov_simulator.running.processes import ProcessWatch
 from mqttprov_simulator.running.values import Assignment, Failure, FromWorker, Moment, Promise, Ready, Recording
-from mqttprov_simulator.scenario.drawing import plan_digest
+from mqttprov_simulator.scenario.drawing import plan_digest, planned_end_s
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.target import Target
 
@@ -82,6 +82,8 @@ class _Run:
         self._samples: Final[list[Sample]] = []
         self._errors: Final[list[str]] = []
         self._failures: Final[dict[int, str]] = {}
+        self._planned_end_s: Final = planned_end_s(scenario)
+        self._told_over_at_s = 0.0
         self._starts_at = 0.0
         self._sampled: dict[str, tuple[float, float]] = {}  # by part: when, and CPU seconds so far
         self._next_sample_s = 0.0
@@ -175,11 +177,19 @@ class _Run:
                 found = self._store.look(now_s)
                 self._ledger.note(found)
                 self._gathered.broken.update(one.promise for one in found)
+            self._tell_of_delay(now_s)
         if self._watch is not None:
             held = _PROMISES - len(self._gathered.broken)
             cores = self._samples[-1].cores if self._samples else {}
             faults = self._interventions.going_on()
             self._watch(self._gathered.progress(max(now_s, 0.0), cpu_cores=cores, faults=faults, held=held))
+
+    def _tell_of_delay(self, now_s: float) -> None:
+        """Tell workers that the plan is not over when it should be: gateways have their time from its end on."""
+        over_at_s = self._interventions.over_at_s(now_s)
+        if over_at_s > max(self._planned_end_s, self._told_over_at_s):
+            self._told_over_at_s = over_at_s
+            self._crew.begin(self._starts_at, over_at_s)
 
     def _sample(self, now_s: float) -> None:
         """Read CPU times. Those of workers are what they told, as of then; they may be on other machines."""

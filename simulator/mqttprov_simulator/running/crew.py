@@ -40,8 +40,8 @@ class Crew(Protocol):
         failure, also when it dies. Raises CrewError."""
         ...
 
-    def begin(self, starts_at: float) -> None:
-        """Tell all workers, once they are ready, when the run starts."""
+    def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
+        """Tell all workers, once they are ready, when the run starts; again, when its plan is over later (`Begin`)."""
         ...
 
     def stop(self) -> None:
@@ -79,10 +79,10 @@ class LocalCrew:
         except OSError as error:
             raise CrewError(f"no worker can be started: {error}; ask for fewer with --processes") from error
 
-    def begin(self, starts_at: float) -> None:
+    def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
         """Tell all of them when the run starts."""
         for worker in self._workers:
-            worker.write(msgspec.json.encode(Begin(starts_at)))
+            worker.write(msgspec.json.encode(Begin(starts_at, over_at_s)))
 
     def stop(self) -> None:
         """Ask them to end early."""

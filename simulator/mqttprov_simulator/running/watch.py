@@ -117,11 +117,13 @@ class Watch:
             self.promises.heard(self._of(gateway), sender, monotonic() - self._start_s)
 
     def refused(self, gateway: VirtualGateway, reason: str) -> None:
-        """Count it by its reason; whoever may be refused is where it should be."""
+        """Count it by its reason; whoever may be refused, or cannot get in, is where it should be."""
         self.seconds.roll(monotonic() - self._start_s).refused += 1
         self.refusals[reason] += 1
         holding = self._of(gateway)
-        if holding.expected.entry != "online":
+        if isinstance(gateway, StruckGateway) and gateway.misled:
+            holding.misled = True  # also one that had credentials when its secret went wrong, and has none now
+        if holding.misled or holding.expected.entry != "online":
             self._place(holding, True)
 
     def login_refused(self, gateway: VirtualGateway, reason_code: int) -> None:
