@@ -55,8 +55,8 @@ class StruckGateway(VirtualGateway):
 
     @property
     def misled(self) -> bool:
-        """Whether it cannot get in, and nobody is going to set it right."""
-        return self._wrong_secret and self.stored is None and self._ready is None
+        """Whether it knows a wrong secret, and nobody is going to set it right."""
+        return self._wrong_secret and self._ready is None
 
     def clock_skew_s(self) -> float:
         """Give how wrong its clock is."""

@@ -88,6 +88,7 @@ class _Run:
         self._sampled: dict[str, tuple[float, float]] = {}  # by part: when, and CPU seconds so far
         self._next_sample_s = 0.0
         self._stopped_at_s: float | None = None
+        self._is_target_lost = False
 
     def run(self, command: str, warnings: tuple[str, ...]) -> RunResult:
         here = host()
@@ -142,7 +143,7 @@ class _Run:
             if now_s >= next_look_s:
                 next_look_s = now_s + _TICK_S
                 self._look(now_s)
-            if self._stopped_at_s is None and (self._stop.is_set() or self._failures):
+            if self._stopped_at_s is None and (self._stop.is_set() or self._failures or self._is_target_lost):
                 self._stopped_at_s, give_up_s = now_s, now_s + _STOP_TIMEOUT_S
                 self._crew.stop()
             if now_s > give_up_s:
@@ -178,6 +179,7 @@ class _Run:
                 self._ledger.note(found)
                 self._gathered.broken.update(one.promise for one in found)
             self._tell_of_delay(now_s)
+            self._is_target_lost = self._target.trouble() is not None  # which the result says
         if self._watch is not None:
             held = _PROMISES - len(self._gathered.broken)
             cores = self._samples[-1].cores if self._samples else {}

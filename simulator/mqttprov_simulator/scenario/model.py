@@ -201,7 +201,7 @@ class Stop(_Value, frozen=True):
     more, and that has held for `hold_s`; at `after_s` if that is given; at `timeout_s` in any case.
 
     `online_within_s` is the T of the promise: after the last arrival and the last fault's end, all expected gateways
-    are online within that time.
+    are online within that time. One that was turned away many times may wait for a minute (`backoff_cap_s`) by itself.
     """
 
     hold_s: Seconds = 2.0

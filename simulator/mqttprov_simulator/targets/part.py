@@ -110,6 +110,14 @@ class Part:
 
     def trouble(self) -> str | None:
         """Say what is wrong if it ended by itself, or badly; None when all is as it was made to be."""
+        if not self._lock.acquire(blocking=False):
+            return None  # it is just being struck, healed or ended
+        try:
+            return self._what_is_wrong()
+        finally:
+            self._lock.release()
+
+    def _what_is_wrong(self) -> str | None:
         process = self._process
         if process is None:
             return self._trouble
