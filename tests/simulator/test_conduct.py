@@ -122,9 +122,14 @@ def test_workers_are_told_when_the_plan_lasts_longer() -> None:
             if over_at_s:
                 stop.set()
 
+    class SlowTarget(RememberingTarget):
+        def heal(self, fault: TargetFault) -> None:
+            threading.Event().wait(0.1)  # as a broker that takes its time to start
+            super().heal(fault)
+
     played = msgspec.structs.replace(scenario(4), target_faults=(TargetFault(kind="broker-kill", at_s=0.0),))
     crew = Crew([sys.executable, str(SCRIPT), "until-stopped"])
-    conduct(played, RememberingTarget(), crew, stop=stop)
+    conduct(played, SlowTarget(), crew, stop=stop)
     assert overs[0] == 0.0
     assert 0.0 < overs[1] < 60.0
 
