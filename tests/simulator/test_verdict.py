@@ -125,6 +125,13 @@ def test_kernel_counters_that_moved_are_refused_with_what_they_cost(moved: int, 
     ] * refused
 
 
+def test_what_the_kernel_counts_twice_is_told_once() -> None:
+    """Whatever finds a queue full is thrown away, too; what is thrown away beside it is another reason."""
+    for drops, told in ((50, 1), (51, 2)):
+        counters = {"ListenOverflows": 50, "ListenDrops": drops}
+        assert len(list(refused_because(_changed(tcp_counters=counters)))) == told
+
+
 def test_a_few_dropped_attempts_in_a_large_fleet_are_not_refused() -> None:
     """Below one in a thousand they do not reach p99.9; packets sent again may be any process' of the host."""
     for name, few in (("ListenDrops", 9), ("TCPTimeouts", 99)):

@@ -47,6 +47,8 @@ def refused_because(result: RunResult) -> Iterator[str]:
     yield from _saturated(result)
     for name, (what, share, least) in _COSTS.items():
         moved = result.tcp_counters.get(name, 0)
+        if name == "ListenDrops" and moved <= result.tcp_counters.get("ListenOverflows", 0):
+            continue  # the kernel counts each of those as thrown away, too
         if moved >= max(least, share * result.registered):
             yield (
                 f"{what[0].upper()}{what[1:]} {words.several(moved, 'time')} ({name}); each costs its connection a "
