@@ -34,7 +34,7 @@ class StrikeWatcher(Watcher, Protocol):
 
 
 class StruckGateway(VirtualGateway):
-    """A gateway with faults. `misled`: it knows a wrong secret and holds no credentials, so it cannot get in."""
+    """A gateway with faults."""
 
     __slots__ = ("_armed_faults", "_chances", "_off", "_ready", "_skew_s", "_strikes", "_wrong_secret")
 
@@ -55,8 +55,8 @@ class StruckGateway(VirtualGateway):
 
     @property
     def misled(self) -> bool:
-        """Whether it cannot get in, as things are."""
-        return self._wrong_secret and self.stored is None
+        """Whether it knows a wrong secret, and nobody is going to set it right."""
+        return self._wrong_secret and self._ready is None
 
     def clock_skew_s(self) -> float:
         """Give how wrong its clock is."""
@@ -111,7 +111,7 @@ class StruckGateway(VirtualGateway):
     def _set_right(self) -> None:
         """Somebody corrects the secret, and switches it off and on for that."""
         self._ready = None
-        if self._machine.state is not State.STOPPED and self.misled:
+        if self._machine.state is not State.STOPPED:
             self._go_off()
             self._come_back()
 

@@ -84,6 +84,8 @@ def test_ctrl_c_ends_a_run_with_what_there_is(small: Path, tmp_path: Path) -> No
         (("swarm", "run", "broker-restart", "--target", "mqtt://127.0.0.1:9"), "leave these faults out"),
         (("swarm", "run", "soak", "--cluster", "nonsense://x"), "no Dask scheduler at nonsense://x"),
         (("swarm", "run", "soak", "--gateways", "100000"), "open files"),
+        (("swarm", "run", "soak", "--out", "/no/such/place.json"), "there is no directory /no/such"),
+        (("swarm", "run", "soak", "--report", "/"), "/ is a directory; name a file"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(arguments: tuple[str, ...], text: str) -> None:

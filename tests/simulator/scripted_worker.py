@@ -89,10 +89,11 @@ def play(orders: Assignment, mode: str, stopped: list[int]) -> None:
         )
         for place, name in enumerate(names)
     ]  # fmt: skip
+    each = {100: online} if online else {}
     say(
         Recording(
-            worker=orders.worker, gateways=len(names), latency={100: online}, service={90: online}, lag={1: online},
-            login={50: online}, telemetry={}, rpc={}, refusals={"NOT_FOUND": 1}, lost_connections={},
+            worker=orders.worker, gateways=len(names), latency=each, service=each, lag={1: online} if online else {},
+            login=each, telemetry={}, rpc={}, refusals={"NOT_FOUND": 1}, lost_connections={},
             strikes={"power-loss": 1}, standings=standings, cpu_s=at_s / 2, rss_bytes=1 << 20, ended_at_s=at_s,
         )
     )  # fmt: skip

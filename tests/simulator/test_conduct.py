@@ -27,7 +27,8 @@ class RememberingTarget:
     operator = None
     state = None
 
-    def __init__(self, error: str | None = None) -> None:
+    def __init__(self, error: str | None = None, *, lost: str | None = None) -> None:
+        self.lost = lost
         self.tokens = {"default/default": TokenKey("key", "hidden-secret")}
         self.about = {"broker": "none"}
         self.done: list[str] = []
@@ -48,8 +49,8 @@ class RememberingTarget:
         self.done.append(f"heal {fault.kind}")
 
     def trouble(self) -> str | None:
-        """Have none."""
-        return None
+        """Have what it was made with."""
+        return self.lost
 
 
 def _run(
@@ -100,6 +101,37 @@ def test_a_broken_promise_fails_the_run_and_names_the_gateway() -> None:
     assert result.verdict.state == "failed"
     assert watched[-1].broken == {"echoed": 1}
     assert watched[-1].held == 9
+
+
+def test_a_run_ends_when_its_target_is_lost() -> None:
+    """Nothing can come of it any more; the result says what ended."""
+    target = RememberingTarget(lost="the broker ended by itself with status -9: it wrote nothing")
+    result = _run("until-stopped", scenario(4), workers=1, target=target)
+    assert [error.partition(",")[0] for error in result.errors] == ["it was ended early", target.lost]
+    assert result.verdict.state == "failed"
+
+
+def test_workers_are_told_when_the_plan_lasts_longer() -> None:
+    """P10: gateways have their time from the end of what was done to the target."""
+    stop, overs = threading.Event(), []
+
+    class Crew(LocalCrew):
+        def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
+            overs.append(over_at_s)
+            super().begin(starts_at, over_at_s)
+            if over_at_s:
+                stop.set()
+
+    class SlowTarget(RememberingTarget):
+        def heal(self, fault: TargetFault) -> None:
+            threading.Event().wait(0.1)  # as a broker that takes its time to start
+            super().heal(fault)
+
+    played = msgspec.structs.replace(scenario(4), target_faults=(TargetFault(kind="broker-kill", at_s=0.0),))
+    crew = Crew([sys.executable, str(SCRIPT), "until-stopped"])
+    conduct(played, SlowTarget(), crew, stop=stop)
+    assert overs[0] == 0.0
+    assert 0.0 < overs[1] < 60.0
 
 
 def test_faults_of_the_target_come_at_their_time_and_end() -> None:

@@ -51,6 +51,7 @@ class Ledger:
         self._replies = 0  # with credentials that were new to their gateway
         self._repeated = 0
         self._probed = 0
+        self._unjudged = 0
         most = {(t.profile, t.name): t.max_registrations for t in scenario.tokens if t.max_registrations is not None}
         self._most: Final = most
         self._token_of: Final[dict[str, tuple[str, str]]] = {}  # of gateways behind a token with a maximum
@@ -126,6 +127,7 @@ class Ledger:
         for recording in recordings:
             self._repeated += recording.repeated
             self._probed += recording.probed
+            self._unjudged += recording.unjudged
             for one in recording.standings:
                 known = self._devices.get(fold(one.device))
                 for fingerprint in one.fingerprints:
@@ -151,6 +153,7 @@ class Ledger:
         groups = self._scenario.groups
         publishing = [g for g in groups if g.life.telemetry_every_s or g.life.attributes_every_s]
         nobody = "no gateway was told credentials"
+        expected, early = self._scenario.expected, f"the run ended before {self._unjudged} of them had to be"
         return {
             "limit-exceeded": (sum(map(len, self._registered.values())), "no token of the scenario has a maximum"),
             "told-not-durable": (len(self._told_to), nobody),
@@ -161,5 +164,5 @@ class Ledger:
             "old-still-works": (self._probed, "no credentials ended before the run did, or it was ended early"),
             "echoed": (sum(g.gateways for g in publishing), "no group publishes telemetry or attributes"),
             "let-in": (sum(g.gateways for g in groups if g.expect != "online"), "no group is to be refused"),
-            "not-online": (self._scenario.expected, "no group is to be online"),
+            "not-online": (0, early) if self._unjudged else (expected, "no group is to be online"),
         }

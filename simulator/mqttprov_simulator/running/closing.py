@@ -43,10 +43,9 @@ def look_for_absent(
 ) -> None:
     """Put down who is expected online and is not, `within_s` after the plan and its own last fault are over (P10).
 
-    A run that is `timed_out` waits no longer, but for those that something happened to after the plan.
+    To be called once the plan's own time is over, or the run is `timed_out`: that waits no longer, but for those that
+    something happened to after the plan.
     """
-    if not timed_out and at_s < planned_end_s + within_s:
-        return
     for holding, gateway in zip(holdings, gateways, strict=True):
         if holding.placed or holding.expected.entry != "online":
             continue
@@ -54,6 +53,11 @@ def look_for_absent(
         if at_s >= excused_until_s or (timed_out and holding.struck_until_s <= planned_end_s):
             passed_s = at_s - max(planned_end_s, holding.struck_until_s)
             promises.absent(holding, at_s, gateway.state, f"{passed_s:.1f} s after the last planned event")
+
+
+def waited_for(holdings: Sequence[Holding]) -> int:
+    """Count who is expected online and is not."""
+    return sum(not holding.placed and holding.expected.entry == "online" for holding in holdings)
 
 
 async def probe_old_credentials(

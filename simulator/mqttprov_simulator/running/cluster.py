@@ -54,15 +54,16 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
 
 def _obey(crew: LocalCrew, begin: Any, stop: Any, ended: threading.Event, lost: Callable[[Exception], None]) -> None:
     """Pass on when the run begins and that it is to stop; the scheduler keeps both words."""
-    begun = False
+    told: Begin | None = None
     try:
         while not ended.is_set():
-            if stop.wait(timeout=0 if not begun else _LISTEN_S):
+            if stop.wait(timeout=0 if told is None else _LISTEN_S):
                 crew.stop()
                 return
-            if not begun:
-                with contextlib.suppress(TimeoutError):
-                    crew.begin(msgspec.json.decode(begin.get(timeout=_LISTEN_S), type=Begin).starts_at)
-                    begun = True
+            with contextlib.suppress(TimeoutError):
+                word = msgspec.json.decode(begin.get(timeout=_LISTEN_S), type=Begin)
+                if word != told:
+                    told = word
+                    crew.begin(word.starts_at, word.over_at_s)
     except Exception as error:  # noqa: BLE001 - a thread's error would vanish; it ends the worker
         lost(error)

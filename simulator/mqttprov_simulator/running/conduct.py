@@ -25,7 +25,7 @@ from mqttprov_simulator.running.gathering import Gathering, counted, merged
 from mqttprov_simulator.running.interventions import Interventions, timed_marks
 from mqttprov_simulator.running.processes import ProcessWatch
 from mqttprov_simulator.running.values import Assignment, Failure, FromWorker, Moment, Promise, Ready, Recording
-from mqttprov_simulator.scenario.drawing import plan_digest
+from mqttprov_simulator.scenario.drawing import plan_digest, planned_end_s
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.target import Target
 
@@ -82,10 +82,13 @@ class _Run:
         self._samples: Final[list[Sample]] = []
         self._errors: Final[list[str]] = []
         self._failures: Final[dict[int, str]] = {}
+        self._planned_end_s: Final = planned_end_s(scenario)
+        self._told_over_at_s = 0.0
         self._starts_at = 0.0
         self._sampled: dict[str, tuple[float, float]] = {}  # by part: when, and CPU seconds so far
         self._next_sample_s = 0.0
         self._stopped_at_s: float | None = None
+        self._is_target_lost = False
 
     def run(self, command: str, warnings: tuple[str, ...]) -> RunResult:
         here = host()
@@ -140,7 +143,7 @@ class _Run:
             if now_s >= next_look_s:
                 next_look_s = now_s + _TICK_S
                 self._look(now_s)
-            if self._stopped_at_s is None and (self._stop.is_set() or self._failures):
+            if self._stopped_at_s is None and (self._stop.is_set() or self._failures or self._is_target_lost):
                 self._stopped_at_s, give_up_s = now_s, now_s + _STOP_TIMEOUT_S
                 self._crew.stop()
             if now_s > give_up_s:
@@ -175,11 +178,20 @@ class _Run:
                 found = self._store.look(now_s)
                 self._ledger.note(found)
                 self._gathered.broken.update(one.promise for one in found)
+            self._tell_of_delay(now_s)
+            self._is_target_lost = self._target.trouble() is not None  # which the result says
         if self._watch is not None:
             held = _PROMISES - len(self._gathered.broken)
             cores = self._samples[-1].cores if self._samples else {}
             faults = self._interventions.going_on()
             self._watch(self._gathered.progress(max(now_s, 0.0), cpu_cores=cores, faults=faults, held=held))
+
+    def _tell_of_delay(self, now_s: float) -> None:
+        """Tell workers that the plan is not over when it should be: gateways have their time from its end on."""
+        over_at_s = self._interventions.over_at_s(now_s)
+        if over_at_s > max(self._planned_end_s, self._told_over_at_s):
+            self._told_over_at_s = over_at_s
+            self._crew.begin(self._starts_at, over_at_s)
 
     def _sample(self, now_s: float) -> None:
         """Read CPU times. Those of workers are what they told, as of then; they may be on other machines."""

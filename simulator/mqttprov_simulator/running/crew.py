@@ -12,11 +12,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO, Final, Protocol
 
 import msgspec
 
+from mqttprov_simulator.leash import Leash
 from mqttprov_simulator.running.values import Assignment, Begin, Failure, FromWorker, Recording
 
 GATEWAYS_PER_PROCESS: Final = 10_000
@@ -40,8 +40,8 @@ class Crew(Protocol):
         failure, also when it dies. Raises CrewError."""
         ...
 
-    def begin(self, starts_at: float) -> None:
-        """Tell all workers, once they are ready, when the run starts."""
+    def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
+        """Tell all workers, once they are ready, when the run starts; again, when its plan is over later (`Begin`)."""
         ...
 
     def stop(self) -> None:
@@ -64,24 +64,25 @@ class LocalCrew:
     def __init__(self, command: Sequence[str] = _WORKER) -> None:
         self._command: Final = list(command)
         self._workers: list[_Process] = []
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._leash: Leash | None = None
 
     def start(self, assignments: Sequence[Assignment], tell: Tell) -> None:
         """Start a process for each. Raises CrewError."""
-        self._directory = tempfile.TemporaryDirectory(prefix="mqttprov-swarm-")
-        for assignment in assignments:
-            directory = Path(self._directory.name) / str(assignment.worker)
-            directory.mkdir(mode=0o700)
-            own = msgspec.structs.replace(assignment, directory=str(directory))
-            try:
+        try:
+            self._leash = Leash()
+            for assignment in assignments:
+                directory = self._leash.folder / str(assignment.worker)
+                directory.mkdir(mode=0o700)
+                own = msgspec.structs.replace(assignment, directory=str(directory))
                 self._workers.append(_Process(self._command, own, tell))
-            except OSError as error:
-                raise CrewError(f"no worker can be started: {error}; ask for fewer with --processes") from error
+                self._leash.hold(self._workers[-1].pid)
+        except OSError as error:
+            raise CrewError(f"no worker can be started: {error}; ask for fewer with --processes") from error
 
-    def begin(self, starts_at: float) -> None:
+    def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
         """Tell all of them when the run starts."""
         for worker in self._workers:
-            worker.write(msgspec.json.encode(Begin(starts_at)))
+            worker.write(msgspec.json.encode(Begin(starts_at, over_at_s)))
 
     def stop(self) -> None:
         """Ask them to end early."""
@@ -93,8 +94,9 @@ class LocalCrew:
         self.stop()
         for worker in self._workers:
             worker.end()
-        if self._directory is not None:
-            self._directory.cleanup()
+        if self._leash is not None:
+            self._leash.close()
+            self._leash = None
 
 
 class _Process:
@@ -107,6 +109,7 @@ class _Process:
         self._process: Final = subprocess.Popen(  # noqa: S603 - our own program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
         )
+        self.pid: Final = self._process.pid
         self._stopped = False
         self._reader: Final = threading.Thread(target=self._listen, name=f"worker-{self._worker}", daemon=True)
         self._reader.start()

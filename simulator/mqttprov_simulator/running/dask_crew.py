@@ -72,10 +72,10 @@ class DaskCrew:
             worker = assignment.worker
             future.add_done_callback(lambda done, worker=worker: tell(self._ending(done, worker, decoder)))
 
-    def begin(self, starts_at: float) -> None:
+    def begin(self, starts_at: float, over_at_s: float = 0.0) -> None:
         """Leave the word with the scheduler, where all look for it."""
         assert self._signals is not None  # noqa: S101 - for the type checker: `start` made them
-        self._signals[0].set(msgspec.json.encode(Begin(starts_at)))
+        self._signals[0].set(msgspec.json.encode(Begin(starts_at, over_at_s)))
 
     def stop(self) -> None:
         """Leave the word to stop with the scheduler."""

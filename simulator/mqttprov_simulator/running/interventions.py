@@ -28,7 +28,6 @@ class Interventions:
         self._marks: Final[list[Mark]] = []
         self._errors: Final[list[str]] = []
         self._going_on: Final[list[str]] = []
-        self._healed_at_s = 0.0
         self._threads: Final = [
             *(threading.Thread(target=self._fault, args=(fault,), daemon=True) for fault in scenario.target_faults),
             *(threading.Thread(target=self._action, args=(action,), daemon=True) for action in scenario.actions),
@@ -49,15 +48,11 @@ class Interventions:
                 if thread.is_alive():
                     self._fail(f"a fault or an action of the plan did not end within {_JOIN_TIMEOUT_S:.0f} s")
 
-    @property
-    def done(self) -> bool:
-        """Whether nothing of it goes on or is to come."""
-        return not any(thread.is_alive() for thread in self._threads)
-
-    @property
-    def healed_at_s(self) -> float:
-        """When the last fault was over, so far."""
-        return self._healed_at_s
+    def over_at_s(self, now_s: float) -> float:
+        """Say until when it lasts at least: now, if something goes on or is to come, else when the last was over."""
+        if any(thread.is_alive() for thread in self._threads):
+            return now_s
+        return max((mark.until_s for mark in self.marks()), default=0.0)
 
     def marks(self) -> tuple[Mark, ...]:
         """What was done, by time."""
@@ -83,8 +78,6 @@ class Interventions:
             self._over.wait(fault.for_s)
         finally:
             self._target.heal(fault)
-            with self._lock:
-                self._healed_at_s = max(self._healed_at_s, self._now_s())
         return ""
 
     def _action(self, action: Action) -> None:

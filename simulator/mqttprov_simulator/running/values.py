@@ -58,9 +58,13 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """When the run starts, Unix time in seconds: told to all workers once the last of them is ready."""
+    """When the run starts, Unix time in seconds: told to all workers once the last of them is ready.
+
+    Told again when what is done to the target lasts longer than planned, with `over_at_s`: until when at least.
+    """
 
     starts_at: float
+    over_at_s: float = 0.0
 
 
 class Told(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +169,8 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     from the actual start. `lag`: actual minus planned start. `telemetry`, `rpc`: publish to acknowledgement or answer.
     `refusals`, `lost_connections`: by reason. `rss_bytes`: of the worker at its largest. `prepared_cpu_s`: the part of
     `cpu_s` that was spent before the planned start: drawing, making gateways and their keys. `repeated`: replies that
-    told a gateway what it had been told before. `probed`: credentials that are not to work any more and were tried.
+    told a gateway what it had been told before. `unjudged`: gateways that are not online, in a run that ended before
+    they had to be. `probed`: credentials that are not to work any more and were tried.
     All histograms leave out what was planned within the warm-up; the seconds show it.
     """
 
@@ -188,6 +193,7 @@ class Recording(msgspec.Struct, kw_only=True, tag="recording"):
     prepared_cpu_s: float = 0.0
     repeated: int = 0
     probed: int = 0
+    unjudged: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):

@@ -17,6 +17,7 @@ from mqttprov_simulator.struck_gateway import StruckGateway
 from mqttprov_simulator.virtual_gateway import VirtualGateway
 
 _OVERDUE_US: Final = 1_000_000
+_UNKNOWN: Final = "NOT_FOUND"  # what a wrong secret is answered
 
 
 class Watch:
@@ -42,6 +43,7 @@ class Watch:
         self.registered = 0
         self.missing = sum(not holding.placed for holding in holdings)
         self._holdings: Final = holdings
+        self._shut_out: Final[set[int]] = set()
         self._start_s = 0.0
         self._warm_up_s: Final = warm_up_s
 
@@ -117,11 +119,15 @@ class Watch:
             self.promises.heard(self._of(gateway), sender, monotonic() - self._start_s)
 
     def refused(self, gateway: VirtualGateway, reason: str) -> None:
-        """Count it by its reason; whoever may be refused is where it should be."""
+        """Count it by its reason; whoever may be refused, or cannot get in, is where it should be."""
         self.seconds.roll(monotonic() - self._start_s).refused += 1
         self.refusals[reason] += 1
         holding = self._of(gateway)
         if holding.expected.entry != "online":
+            self._place(holding, True)
+        elif isinstance(gateway, StruckGateway) and gateway.misled and reason == _UNKNOWN:
+            # It had credentials when its secret went wrong, and they do not work any more.
+            self._shut_out.add(gateway.spec.number)
             self._place(holding, True)
 
     def login_refused(self, gateway: VirtualGateway, reason_code: int) -> None:
@@ -164,6 +170,7 @@ class Watch:
         if fault.kind == "wrong-secret" and gateway.stored is None and not fault.for_s:
             holding.misled = True
             self._place(holding, True)
-        elif fault.kind == "power-loss" and holding.misled:
+        elif fault.kind == "power-loss" and (holding.misled or gateway.spec.number in self._shut_out):
+            self._shut_out.discard(gateway.spec.number)
             holding.misled = False  # it learns the right one when it is switched on again
             self._place(holding, holding.expected.entry != "online")

@@ -18,7 +18,7 @@ from mqttprov_simulator.histogram import Buckets, count_in
 from mqttprov_simulator.host import HostLimitError, allow_connections
 from mqttprov_simulator.precise_timer import PreciseTimer
 from mqttprov_simulator.rare_collections import rare_collections
-from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of
+from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of, waited_for
 from mqttprov_simulator.running.life import Life
 from mqttprov_simulator.running.population import Population, Routes, TimedStrike, WorkerError, holdings_of
 from mqttprov_simulator.running.rpc_caller import RpcCaller
@@ -50,18 +50,22 @@ class Orders:
     """What a worker is told while it works. Made on its loop.
 
     `stop`: end early. `begin`: the planned start, Unix time in seconds; not waited for if the assignment says it.
+    `over_at_s`: until when the plan lasts at least, if that is longer than planned.
     """
 
     def __init__(self) -> None:
         self.stop: Final = asyncio.Event()
         self.begin: Final[asyncio.Future[float]] = asyncio.get_running_loop().create_future()
+        self.over_at_s = 0.0
 
 
 async def work(assignment: Assignment, tell: Tell, orders: Orders | None = None) -> None:
     """Do a worker's part on the running loop: moments, then a Recording; or a Failure, if it cannot be done."""
     try:
-        with tempfile.TemporaryDirectory(prefix="mqttprov-swarm-") as temporary:
-            folder = Path(assignment.directory or temporary) / f"worker-{assignment.worker}"
+        given = assignment.directory
+        own = tempfile.TemporaryDirectory(prefix="mqttprov-swarm-") if given is None else contextlib.nullcontext(given)
+        with own as directory:
+            folder = Path(directory) / f"worker-{assignment.worker}"
             folder.mkdir(parents=True, mode=0o700)
             tell(await _Worker(assignment, tell, orders or Orders(), folder).run())
     except (WorkerError, HostLimitError, OSError) as error:
@@ -170,6 +174,11 @@ class _Worker:
     async def _begin_life(self, routes: Routes) -> None:
         lives = [group.life for group in self._scenario.groups]
         if any(life.rpc_every_s is not None for life in lives):
+            if self._assignment.endpoint.own_topics:
+                raise WorkerError(
+                    "a group's life has rpc_every_s, and this broker does not bring calls to the topics of a device; "
+                    "leave rpc_every_s out"
+                )
             login = self._assignment.operator
             if login is None:
                 raise WorkerError("a group's life has rpc_every_s, and the target gives no operator to call devices")
@@ -226,7 +235,7 @@ class _Worker:
             at_s = now_s - self._start_s
             if self._error is not None:
                 raise self._error
-            if self._watch.missing or at_s < self._planned_end_s:
+            if self._watch.missing or at_s < self._plan_over_s:
                 complete_since_s = None
             elif complete_since_s is None:
                 complete_since_s = now_s
@@ -246,14 +255,22 @@ class _Worker:
             self._sweep(gateways, now_s)
             await self._sleep_until(now_s + _TICK_S)
 
+    @property
+    def _plan_over_s(self) -> float:
+        return max(self._planned_end_s, self._orders.over_at_s)
+
+    def _has_time(self, at_s: float) -> bool:
+        """Whether gateways need not be online yet."""
+        return not self._timed_out and at_s < self._plan_over_s + self._scenario.stop.online_within_s
+
     def _look_for_absent(self, gateways: list[VirtualGateway], at_s: float) -> None:
-        if self._watch.missing:
+        if self._watch.missing and not self._has_time(at_s):
             look_for_absent(
                 self._holdings,
                 gateways,
                 self._watch.promises,
                 at_s=at_s,
-                planned_end_s=self._planned_end_s,
+                planned_end_s=self._plan_over_s,
                 within_s=self._scenario.stop.online_within_s,
                 timed_out=self._timed_out,
             )
@@ -319,6 +336,7 @@ class _Worker:
             ended_at_s=round(ended_at_s, 3),
             prepared_cpu_s=prepared_cpu_s,
             repeated=watch.promises.repeated,
+            unjudged=waited_for(self._holdings) if self._has_time(ended_at_s) else 0,
         )
 
     async def _close(self, population: Population) -> None:

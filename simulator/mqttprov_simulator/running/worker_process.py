@@ -1,6 +1,7 @@
 """A worker as a process: an assignment as a JSON line on stdin, what it tells as JSON lines on stdout.
 
-If the assignment names no start, a second line does, once the worker has said that it is ready. It ends early, with a
+If the assignment names no start, a second line does, once the worker has said that it is ready; more such lines tell
+that the plan lasts longer. It ends early, with a
 recording of what was, on SIGTERM and when stdin ends: its parent is gone.
 """
 
@@ -82,14 +83,15 @@ async def _work_as_told(assignment: Assignment, tell: Tell, lines: Iterator[byte
     loop, orders = asyncio.get_running_loop(), Orders()
     loop.add_signal_handler(signal.SIGTERM, orders.stop.set)
 
-    def begin(starts_at: float) -> None:
+    def begin(word: Begin) -> None:
+        orders.over_at_s = word.over_at_s
         if not orders.begin.done():
-            orders.begin.set_result(starts_at)
+            orders.begin.set_result(word.starts_at)
 
     def listen() -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             for line in lines:
-                loop.call_soon_threadsafe(begin, msgspec.json.decode(line, type=Begin).starts_at)
+                loop.call_soon_threadsafe(begin, msgspec.json.decode(line, type=Begin))
             loop.call_soon_threadsafe(orders.stop.set)
 
     threading.Thread(target=listen, name="stdin", daemon=True).start()

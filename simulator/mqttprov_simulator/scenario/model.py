@@ -201,7 +201,7 @@ class Stop(_Value, frozen=True):
     more, and that has held for `hold_s`; at `after_s` if that is given; at `timeout_s` in any case.
 
     `online_within_s` is the T of the promise: after the last arrival and the last fault's end, all expected gateways
-    are online within that time.
+    are online within that time. One that was turned away many times may wait for a minute (`backoff_cap_s`) by itself.
     """
 
     hold_s: Seconds = 2.0
@@ -286,8 +286,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "power-loss": ("a reply was received, nothing saved yet", "power is off for `for_s`; by time: wherever it is"),
     "slow-save": ("credentials are to be saved", "saving takes `for_s`"),
     "failed-save": ("credentials are to be saved", "the disk of the gateway is full: saving fails"),
-    "wrong-secret": ("switched on", "the gateway knows a wrong provision secret until it is switched on again"),
-    "clock-skew": ("switched on", "the gateway's clock is `skew_s` wrong, for its certificate and its telemetry"),
+    "wrong-secret": ("switched on", "the provision secret is wrong for `for_s`, or until it is switched on again"),
+    "clock-skew": ("switched on", "the gateway's clock is `skew_s` wrong, which its telemetry shows"),
     "broker-restart": ("at its time", "the broker is ended with SIGTERM and started again after `for_s`"),
     "broker-kill": ("at its time", "the broker is ended with SIGKILL and started again after `for_s`"),
     "responder-stop": ("at its time", "the responder is ended with SIGTERM and started again after `for_s`"),
@@ -308,7 +308,7 @@ USES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "power-loss": (_GATEWAYS | {"for_s"}, frozenset()),
     "slow-save": (_GATEWAYS | {"for_s"}, frozenset({"for_s"})),
     "failed-save": (_GATEWAYS, frozenset()),
-    "wrong-secret": (_GATEWAYS, frozenset()),
+    "wrong-secret": (_GATEWAYS | {"for_s"}, frozenset()),
     "clock-skew": (_GATEWAYS | {"skew_s"}, frozenset({"skew_s"})),
     "broker-restart": (frozenset({"for_s"}), frozenset()),
     "broker-kill": (frozenset({"for_s"}), frozenset()),

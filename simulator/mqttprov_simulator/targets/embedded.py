@@ -11,7 +11,7 @@ from typing import Final
 from mqttprov import __version__
 from mqttprov_simulator.running.values import Endpoint
 from mqttprov_simulator.scenario.model import Scenario, TargetFault
-from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_folder, own_state, settings_of
+from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_leash, own_state, settings_of
 from mqttprov_simulator.targets.part import Part
 from mqttprov_simulator.targets.ports import free_ports
 from mqttprov_simulator.targets.preparing import Prepared
@@ -65,8 +65,8 @@ def embedded(scenario: Scenario, *, serve: Sequence[str] | None = None) -> Itera
     Raises TargetError.
     """
     allow_broker(scenario)
-    with own_folder("swarm") as folder:
-        state = folder / "state"
+    with own_leash() as leash:
+        folder, state = leash.folder, leash.folder / "state"
         prepared = own_state(state, scenario)
         tls = needs_tls(scenario)
         ports = free_ports(2)
@@ -76,6 +76,7 @@ def embedded(scenario: Scenario, *, serve: Sequence[str] | None = None) -> Itera
             "broker",
             [*(serve or (sys.executable, "-m", "mqttprov", "serve")), *options],
             folder / "serve.log",
+            leash,
             says=True,
             port=ports[0],
             grown=lambda: no_room(state),

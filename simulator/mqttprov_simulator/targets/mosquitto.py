@@ -20,7 +20,7 @@ from mqttprov.brokers.mosquitto.places import Places
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov_simulator.running.values import Endpoint
 from mqttprov_simulator.scenario.model import Scenario, TargetFault
-from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_folder, own_state, settings_of
+from mqttprov_simulator.targets.own_state import allow_broker, needs_tls, no_room, own_leash, own_state, settings_of
 from mqttprov_simulator.targets.part import Part
 from mqttprov_simulator.targets.ports import free_ports
 from mqttprov_simulator.targets.preparing import Prepared
@@ -84,8 +84,8 @@ def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
     program = _program()
     mqttprov = [sys.executable, "-m", "mqttprov"]
     allow_broker(scenario)
-    with own_folder("swarm") as folder:
-        state = folder / "state"
+    with own_leash() as leash:
+        folder, state = leash.folder, leash.folder / "state"
         prepared = own_state(state, scenario)
         tls = needs_tls(scenario)
         ports = free_ports(2)
@@ -95,6 +95,7 @@ def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
             "broker",
             [program, "-c", str(places.configuration)],
             folder / "mosquitto.log",
+            leash,
             says=False,
             port=ports[0],
         )
@@ -102,6 +103,7 @@ def mosquitto(scenario: Scenario) -> Iterator[MosquittoTarget]:
             "responder",
             [*mqttprov, "respond", "--config", str(places.responder), "--json"],
             folder / "respond.log",
+            leash,
             says=True,
             grown=lambda: no_room(state),
         )

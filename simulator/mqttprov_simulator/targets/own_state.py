@@ -2,7 +2,6 @@
 
 import os
 import resource
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 
 from mqttprov.admin import Admin, StateError, StoreUnavailable, initialise
 from mqttprov_simulator.host import HostLimitError, allow_connections, broker_connections
+from mqttprov_simulator.leash import Leash
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.preparing import Prepared, prepare
 from mqttprov_simulator.targets.target import TargetError
@@ -19,10 +19,16 @@ DATABASE: Final = "mqttprov.db"
 
 
 @contextmanager
-def own_folder(name: str) -> Iterator[Path]:
-    """Give a temporary folder. Its user alone may look into it: there are keys."""
-    with tempfile.TemporaryDirectory(prefix=f"mqttprov-{name}-") as folder:
-        yield Path(folder)
+def own_leash() -> Iterator[Leash]:
+    """Give a temporary folder, with what holds the target's processes. Raises TargetError."""
+    try:
+        leash = Leash()
+    except OSError as error:
+        raise TargetError(f"no folder can be made for the target: {error}") from error
+    try:
+        yield leash
+    finally:
+        leash.close()
 
 
 def own_state(path: Path, scenario: Scenario) -> Prepared:

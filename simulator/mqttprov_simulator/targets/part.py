@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.mqtt import Connect, ProtocolVersion, encode
+from mqttprov_simulator.leash import Leash
 from mqttprov_simulator.scenario.model import TargetFault
 from mqttprov_simulator.targets.target import TargetError
 
@@ -32,9 +33,9 @@ _FULL: Final = "full"
 class Part:
     """A process, of which there is one at a time. Any thread may call.
 
-    `command` starts it; what it writes to stderr is kept in `log`. `says`: it prints a first line on stdout when it
-    works. `port`: it takes provisioning logins there when it works. `grown`: how large its files may be at most when
-    its disk is full (bytes).
+    `command` starts it, and `leash` holds it; what it writes to stderr is kept in `log`. `says`: it prints a first line
+    on stdout when it works. `port`: it takes provisioning logins there when it works. `grown`: how large its files may
+    be at most when its disk is full (bytes).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Part:
         name: str,
         command: Sequence[str],
         log: Path,
+        leash: Leash,
         *,
         says: bool,
         port: int | None = None,
@@ -50,6 +52,7 @@ class Part:
         self.name: Final = name
         self._command: Final = list(command)
         self._log: Final = log
+        self._leash: Final = leash
         self._says: Final = says
         self._port: Final = port
         self._grown: Final = grown
@@ -80,6 +83,7 @@ class Part:
                     )
                 except OSError as error:
                     raise TargetError(f"the {self.name} cannot be started: {error}") from error
+            self._leash.hold(self._process.pid)
             self._room = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
             until_s = time.monotonic() + START_TIMEOUT_S
             if self._says:
@@ -106,6 +110,14 @@ class Part:
 
     def trouble(self) -> str | None:
         """Say what is wrong if it ended by itself, or badly; None when all is as it was made to be."""
+        if not self._lock.acquire(blocking=False):
+            return None  # it is just being struck, healed or ended
+        try:
+            return self._what_is_wrong()
+        finally:
+            self._lock.release()
+
+    def _what_is_wrong(self) -> str | None:
         process = self._process
         if process is None:
             return self._trouble

@@ -97,6 +97,12 @@ def _check(scenario: Scenario, endpoint: Endpoint, state: Path | None, token: To
             f"the scenario does {kinds} to its target, which is possible only with what this run starts itself: "
             "use the target embedded or mosquitto, or leave these faults out"
         )
+    ways = {group.tls or group.credentials == "X509_CERTIFICATE" for group in scenario.groups}
+    if len(ways) > 1:
+        raise TargetError(
+            "some groups of the scenario connect with TLS and others without, and a URL stands for one of the two: "
+            "use the target embedded or mosquitto, or write tls = true for all or none"
+        )
     for group in scenario.groups:
         if endpoint.tls_port is None and (group.tls or group.credentials == "X509_CERTIFICATE"):
             raise TargetError(f"group {group.name!r} uses TLS; give the target as mqtts://HOST:PORT")

@@ -3,6 +3,7 @@
 The swarm is loaded by these verbs only. Looking at scenarios and at results is in modules beside this one.
 """
 
+import os
 import shlex
 import signal
 import threading
@@ -103,20 +104,22 @@ def run(
     from mqttprov_simulator.report.file import write_result  # noqa: PLC0415 - see the module's docstring
     from mqttprov_simulator.report.page import page  # noqa: PLC0415 - the same
 
+    for path in (out, report):
+        writable(path)
     played = loaded(scenario, gateways, seed)
     where = place(target, processes, cluster, key, secret_file, state_dir, tls_ca)
     with stopping() as stop:
         result = played_once(played, where, command=_command(scenario, played, where), stop=stop)
-    if out is not None:
-        write_result(out, result)
-    if report is not None:
-        report.write_text(page(result), "utf-8")
     if json:
         emit_json(msgspec.to_builtins(result, str_keys=True))
     else:
         from mqttprov_simulator.report.summary import print_result  # noqa: PLC0415 - the same
 
         print_result(result, progress_console())
+    if out is not None:
+        write_result(out, result)
+    if report is not None:
+        report.write_text(page(result), "utf-8")
     if stop.is_set():
         raise typer.Exit(Exit.INTERRUPTED)
     raise typer.Exit(_STATUS[result.verdict.state])
@@ -145,6 +148,18 @@ def doctor(
         say(f"the largest honest fleet here: {most} gateways")
     if any(finding.level == "too small" for finding in findings):
         raise typer.Exit(Exit.FOUND)
+
+
+def writable(path: Path | None) -> None:
+    """See that a file can be written, before minutes are spent on what is to be in it. Raises Failure."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise Failure(f"{path} is a directory; name a file to write", Exit.USAGE)
+    if not path.parent.is_dir():
+        raise Failure(f"{path} cannot be written: there is no directory {path.parent}", Exit.USAGE)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Failure(f"{path} cannot be written: permission denied", Exit.USAGE)
 
 
 def loaded(scenario: str, gateways: int | None, seed: int | None) -> "Scenario":

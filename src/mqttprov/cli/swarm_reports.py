@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
+from mqttprov.cli import swarm
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_json, say
 from mqttprov.cli.state import JsonOption
@@ -39,6 +40,8 @@ def report(
 
     read = _read(result)
     written = out or result.with_suffix(".html")
+    for path in (written, hgrm):
+        swarm.writable(path)
     written.write_text(page(read), "utf-8")
     say(f"Wrote {written}.")
     if hgrm is not None:

@@ -22,11 +22,11 @@ def told(gateway: str, device: str, fingerprint: str, at_s: float = 1.0) -> Mome
     return Moment(worker=0, at_s=at_s, second=Second(at_s=1), told=(Told(gateway, device, fingerprint, at_s),))
 
 
-def recording(*standings: Standing, repeated: int = 0, probed: int = 0) -> Recording:
+def recording(*standings: Standing, repeated: int = 0, probed: int = 0, unjudged: int = 0) -> Recording:
     """Make what a worker says at its end."""
     return Recording(worker=0, gateways=1, latency={}, service={}, lag={}, login={}, telemetry={}, rpc={}, refusals={},
                      lost_connections={}, strikes={}, standings=list(standings), cpu_s=0.0, rss_bytes=0,
-                     ended_at_s=9.0, repeated=repeated, probed=probed)  # fmt: skip
+                     ended_at_s=9.0, repeated=repeated, probed=probed, unjudged=unjudged)  # fmt: skip
 
 
 def by_promise(checks: list[Check]) -> dict[str, Check]:
@@ -84,6 +84,15 @@ def test_what_workers_and_the_store_saw_is_in_the_checks() -> None:
     assert (checks["echoed"].in_all, len(checks["echoed"].broken)) == (NAMED + 5, NAMED)
     assert [b.at_s for b in checks["echoed"].broken] == sorted(b.at_s for b in late[:NAMED])
     assert (checks["no-event"].state, checks["no-event"].looked_at) == ("broken", 7)
+
+
+def test_absence_is_not_called_held_when_the_run_ended_before_it_showed() -> None:
+    """P10: over all workers; a gateway that was seen absent in time counts all the same."""
+    early = by_promise(Ledger(SCENARIO).close([recording(unjudged=3), recording(unjudged=1)]))["not-online"]
+    assert (early.state, early.why_not) == ("not checked", "the run ended before 4 of them had to be")
+    ledger = Ledger(SCENARIO)
+    ledger.note([Broken(promise="not-online", gateways=("a/000001",), at_s=9.0, seen="")])
+    assert by_promise(ledger.close([recording(unjudged=3)]))["not-online"].state == "broken"
 
 
 def test_what_could_not_be_seen_broken_is_not_called_held() -> None:

@@ -72,6 +72,64 @@ async def test_absence_is_seen_while_the_run_goes_on(stub: StubBroker, at_stub: 
     assert max(broken.at_s for broken in told.broken) < 1.55
 
 
+async def test_gateways_have_their_time_from_the_real_end_of_the_plan(stub: StubBroker) -> None:
+    """P10: what is done to the target may last longer than planned; a run that ends before has not judged them."""
+    stub.reply = lambda _request: None
+    endpoint = Endpoint(host="127.0.0.1", port=stub.port)
+    tokens = {"default/default": TokenKey("key", "secret")}
+    scenario = plan(LINE, stop=Stop(timeout_s=20, online_within_s=0.1))
+    given = Assignment(scenario=scenario, worker=0, workers=1, starts_at=0.0, endpoint=endpoint, tokens=tokens)
+    said: list[FromWorker] = []
+    orders = Orders()
+
+    def tell(value: FromWorker) -> None:
+        said.append(value)
+        if isinstance(value, Ready):
+            orders.begin.set_result(time.time())
+            orders.over_at_s = 15.0
+            asyncio.get_running_loop().call_later(0.6, orders.stop.set)
+
+    await work(given, tell, orders)
+    told = Told(said)
+    assert not told.promises
+    assert told.recording.unjudged == 5
+
+
+async def test_who_loses_its_credentials_while_its_secret_is_wrong_is_not_waited_for(
+    stub: StubBroker, at_stub: At
+) -> None:
+    """No server can let it in, so its absence is none of the server's."""
+
+    def reply(request: dict[str, Any]) -> dict[str, Any]:
+        known = request["provisionDeviceSecret"] == "secret"
+        answer: dict[str, Any] = stub.grant(request) if known else {"status": "NOT_FOUND", "errorMsg": "no"}
+        return answer
+
+    stub.reply = reply
+    logins = iter([None] * 5)
+    stub.refuse_login = lambda _token: next(logins, ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+    faults = (
+        GatewayFault(kind="wrong-secret", at_s=0.3),
+        GatewayFault(kind="power-loss", at_s=0.4),
+    )
+    told = await at_stub(plan(LINE, faults=faults, stop=Stop(hold_s=0.1, timeout_s=8, online_within_s=0.5)))
+    assert told.recording.refusals["NOT_FOUND"] >= 5
+    assert "not-online" not in told.promises
+    assert told.recording.ended_at_s < 7
+
+
+async def test_calls_are_refused_where_the_broker_does_not_bring_them(stub: StubBroker) -> None:
+    """Before anything begins, with what to leave out."""
+    said: list[FromWorker] = []
+    endpoint = Endpoint(host="127.0.0.1", port=stub.port, own_topics=True)
+    group = Group(name="a", gateways=1, arrivals=Constant(rate_per_s=1.0), life=Life(rpc_every_s=1.0))
+    tokens = {"default/default": TokenKey("key", "secret")}
+    given = Assignment(scenario=plan(group), worker=0, workers=1, starts_at=0.0, endpoint=endpoint, tokens=tokens)
+    await work(given, said.append)
+    assert isinstance(said[-1], Failure)
+    assert "leave rpc_every_s out" in said[-1].text
+
+
 async def test_a_refused_login_with_told_credentials_breaks_a_promise(stub: StubBroker, at_stub: At) -> None:
     """P2: what was told must work; a busy server breaks nothing."""
     refusals = iter([ReasonCode.SERVER_BUSY, ReasonCode.BAD_USER_NAME_OR_PASSWORD])

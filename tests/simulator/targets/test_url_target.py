@@ -60,6 +60,11 @@ def test_tls_is_verified_by_the_given_certificates(tmp_path: Path) -> None:
         (TLS, {}, "connects without TLS"),
         (PLAIN, {"groups": (Group(name="a", gateways=1, arrivals=Storm(), tls=True),)}, "mqtts://"),
         (PLAIN, {"groups": (Group(name="a", gateways=1, arrivals=Storm(), credentials="X509_CERTIFICATE"),)}, "mqtts"),
+        (
+            TLS,
+            {"groups": tuple(Group(name=n, gateways=1, arrivals=Storm(), tls=n == "a") for n in "ab")},
+            "some groups .* with TLS and others without",
+        ),
         (PLAIN, {"target_faults": (TargetFault(kind="broker-kill", at_s=1.0),)}, "broker-kill"),
         (PLAIN, {"actions": (Action(kind="suspend-devices", at_s=1.0),)}, "suspend-devices.*--state-dir"),
         (
