@@ -14,7 +14,7 @@ from mqttprov_simulator.scenario.reading import load
 from mqttprov_simulator.state_groups import grouped
 
 PICTURE = Path(__file__).parents[1] / "docs" / "img" / "swarm.svg"
-SCENARIO = "broker-restart"
+SCENARIO = "power-cut-region"
 _SEEN = 0.02  # of the fleet: less is no bar that one sees
 
 
