@@ -14,5 +14,5 @@ def route(self: Router, sender: Session | None, message: Message, *, own: bool) 
 
 
 if __name__ == "__main__":
-    Router.route = route  # type: ignore[method-assign]
+    Router.route = route  # type: ignore[method-assign] # the planted bug
     main()

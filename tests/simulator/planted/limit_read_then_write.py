@@ -31,7 +31,7 @@ def load(
 
 
 if __name__ == "__main__":
-    SqliteTransaction.load = load  # type: ignore[method-assign]
+    SqliteTransaction.load = load  # type: ignore[method-assign] # the planted bug
     # Without the second wall, which would find it.
     STATEMENTS["use_token"] = STATEMENTS["use_token"].partition("AND (max_registrations")[0]
     main()

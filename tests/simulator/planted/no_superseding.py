@@ -15,5 +15,5 @@ def write(self: SqliteTransaction, facts: Facts, effects: Sequence[Effect]) -> N
 
 
 if __name__ == "__main__":
-    SqliteTransaction.write = write  # type: ignore[method-assign]
+    SqliteTransaction.write = write  # type: ignore[method-assign] # the planted bug
     main()

@@ -38,7 +38,7 @@ def append(self: SqliteTransaction, events: Sequence[Event]) -> list[ChainedEven
 
 
 if __name__ == "__main__":
-    Pipeline.__init__ = make  # type: ignore[method-assign]
-    BatchProcessor._decide = staticmethod(decide)  # type: ignore[method-assign]
-    SqliteTransaction.append = append  # type: ignore[method-assign]
+    Pipeline.__init__ = make  # type: ignore[method-assign] # the planted bug
+    BatchProcessor._decide = staticmethod(decide)  # type: ignore[method-assign] # the planted bug
+    SqliteTransaction.append = append  # type: ignore[method-assign] # the planted bug
     main()

@@ -39,7 +39,7 @@ def request(self: Responder, payload: bytes, source: str, reply: Any, factory: A
 
 
 if __name__ == "__main__":
-    Connection._on_subscribe = on_subscribe  # type: ignore[method-assign]
-    Connection.connection_lost = connection_lost  # type: ignore[method-assign]
-    Responder.request = request  # type: ignore[method-assign, assignment]
+    Connection._on_subscribe = on_subscribe  # type: ignore[method-assign] # the planted bug
+    Connection.connection_lost = connection_lost  # type: ignore[method-assign] # the planted bug
+    Responder.request = request  # type: ignore[method-assign, assignment] # the planted bug
     main()

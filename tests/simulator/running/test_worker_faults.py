@@ -32,7 +32,7 @@ _LIFE = Life(telemetry_every_s=0.1)
 
 
 def _fault(kind: str, **values: float) -> GatewayFault:
-    return GatewayFault(kind=kind, groups=(kind,), for_s=_LASTS_S.get(kind, 0.0), **values)  # type: ignore[arg-type]
+    return GatewayFault(kind=kind, groups=(kind,), for_s=_LASTS_S.get(kind, 0.0), **values)  # type: ignore[arg-type] # of this kind
 
 
 def _groups(prefix: str, storage: Storage) -> tuple[Group, ...]:

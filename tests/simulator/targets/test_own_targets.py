@@ -53,7 +53,7 @@ def own(request: pytest.FixtureRequest, need: Callable[[str], None]) -> Open:
         if missing_packages():
             reason = f"the gate cannot be compiled; run as root: apt-get install {' '.join(missing_packages())}"
             pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    return request.param  # type: ignore[no-any-return]
+    return request.param  # type: ignore[no-any-return] # `request` is untyped
 
 
 def swarm(target: Target, gateways: int = 20, *, token: str = "default/default") -> Summary:  # noqa: S107 - a name

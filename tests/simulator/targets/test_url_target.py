@@ -21,7 +21,7 @@ PLAIN, TLS = "mqtt://10.0.0.1", "mqtts://broker.example:8884"
 def scenario(**changes: object) -> Scenario:
     """Make one that anything can run, but for the changes."""
     group = Group(name="a", gateways=3, arrivals=Storm())
-    return Scenario(**({"name": "tested", "summary": "", "groups": (group,)} | changes))  # type: ignore[arg-type]
+    return Scenario(**({"name": "tested", "summary": "", "groups": (group,)} | changes))  # type: ignore[arg-type] # any field
 
 
 def url_target(url: str, what: Scenario, *, token: TokenKey | None = KEY, state: Path | None = None) -> UrlTarget:
