@@ -25,14 +25,14 @@ from typing import Any
 import msgspec
 import uvloop
 
-from mosquitto import PASSWORD, _build, _configure, _process, _wait_for
+from mosquitto import PASSWORD, _build, _configure, _wait_for
 from mqttprov.brokers.gate_link import CONTROL_TOPIC, USERNAME
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.secrets import Keys
 from mqttprov.mqtt import ClientSession, Connect, Connected, ProtocolVersion, Published, encode
 from mqttprov.responder.state_directory import StateDirectory, initialise
 from mqttprov_simulator.cpu import cpu_seconds
-from targets import free_port
+from targets import free_port, running_process
 
 ROWS_AT_ONCE = 10_000
 DEVICE = (
@@ -173,9 +173,9 @@ def _broker(folder: Path, plugin: Path | None, devices: int) -> Iterator[tuple[i
         initialise(folder / "state", actor="bench", now_ms=now_ms, entropy=os.urandom)
         _fill(folder / "state", devices)
         port, _ = _configure(folder, plugin)
-    with _process([broker, "-c", f"{folder}/mosquitto.conf"], talks=False) as pid:
+    with running_process([broker, "-c", f"{folder}/mosquitto.conf"]) as process:
         _wait_for(port)
-        yield port, pid
+        yield port, process.pid
 
 
 def main() -> None:

@@ -18,8 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -37,7 +35,7 @@ from mqttprov.responder.administration import TokenChange
 from mqttprov.responder.jobs import ActivationJob, BatchProcessor, ProvisionJob
 from mqttprov.responder.state_directory import StateDirectory, initialise
 from mqttprov_simulator.cpu import cpu_seconds
-from targets import free_port
+from targets import free_port, running_process
 
 HERE = Path(__file__).parent
 TARGETS = ("mqttprov", "do-nothing")
@@ -75,27 +73,6 @@ async def _do_nothing(port: int, token: str) -> None:
     await standing.start()
     print("ready", flush=True)
     await asyncio.Event().wait()
-
-
-@contextmanager
-def _process(command: list[str], *, talks: bool) -> Iterator[int]:
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if talks else subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        if process.stdout is not None:
-            assert process.stdout.readline(), f"{command} ended"
-        yield process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def _configure(folder: Path, plugin: Path) -> tuple[int, Path]:
@@ -146,16 +123,18 @@ def measure(target: str, plugin: Path, cycles: int, at_once: int) -> Figures:
                        "--broker", f"mqtt://127.0.0.1:{port}", "--password-file", str(password)]  # fmt: skip
         else:
             command = [sys.executable, __file__, "--do-nothing", str(port), _known_token(folder)]
-        with _process([broker, "-c", f"{folder}/mosquitto.conf"], talks=False) as broker_pid:
+        with running_process([broker, "-c", f"{folder}/mosquitto.conf"]) as broker_process:
             _wait_for(port)
-            with _process(command, talks=True) as responder_pid:
+            with running_process(command) as responder:
+                assert responder.stdout is not None
+                assert responder.stdout.readline(), f"{command} ended"
+                pids = broker_process.pid, responder.pid
                 address = ("127.0.0.1", port, issued.key, issued.secret)
                 run_cycles(*address, cycles=max(cycles // 10, at_once), at_once=at_once)
-                before = cpu_seconds(broker_pid), cpu_seconds(responder_pid)
+                before = [cpu_seconds(pid) for pid in pids]
                 result = run_cycles(*address, cycles=cycles, at_once=at_once)
                 broker_us, responder_us = (
-                    (cpu_seconds(pid) - was) / max(result.done, 1) * 1e6
-                    for pid, was in zip((broker_pid, responder_pid), before, strict=True)
+                    (cpu_seconds(pid) - was) / max(result.done, 1) * 1e6 for pid, was in zip(pids, before, strict=True)
                 )
         return Figures(
             result.per_s, result.p50_ms, result.p99_ms, broker_us, responder_us, result.client_cpu_us, result.failed

@@ -77,7 +77,7 @@ def started(name: str, folder: Path, known: Known | None = None) -> Iterator[Tar
         with _mosquitto(folder) as target:
             yield target
         return
-    with _process(command) as process:
+    with running_process(command) as process:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
         url = json.loads(line)["listening"][0] if name == "mqttprov" else line
@@ -96,7 +96,7 @@ def _mosquitto(folder: Path) -> Iterator[Target]:
     assert program is not None
     configuration = folder / "mosquitto.conf"
     configuration.write_text(_MOSQUITTO.format(port=port))
-    with _process([program, "-c", str(configuration)]) as process:
+    with running_process([program, "-c", str(configuration)]) as process:
         give_up_s = time.monotonic() + _START_S
         while True:  # it does not tell when it listens
             try:
@@ -110,7 +110,8 @@ def _mosquitto(folder: Path) -> Iterator[Target]:
 
 
 @contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def running_process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run a program until the context ends; what it prints is there to be read."""
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
