@@ -57,7 +57,7 @@ class Miss(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the run says. `refused`: the figures are the generator's or the host's own; the reasons say so.
+    """What the run says. `refused`: the figures are the generator's own; the reasons say so.
 
     Broken promises and misses fail a run also when its figures are refused.
     """

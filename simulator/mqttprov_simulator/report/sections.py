@@ -9,6 +9,7 @@ import msgspec
 from mqttprov_simulator.report import figures, words
 from mqttprov_simulator.report.charts import Chart
 from mqttprov_simulator.report.result import Check, Mark, RunResult
+from mqttprov_simulator.report.verdict import kernel_remarks
 from mqttprov_simulator.running.values import Broken, Second
 
 _NAMED_GATEWAYS: Final = 12
@@ -69,8 +70,8 @@ def head(result: RunResult) -> str:
 
 
 def _warnings(result: RunResult) -> str:
-    rows = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
-    return f'<ul class="warnings" aria-label="What was found before the run">{rows}</ul>' if rows else ""
+    rows = "".join(f"<li>{escape(warning)}</li>" for warning in (*result.warnings, *kernel_remarks(result)))
+    return f'<ul class="warnings" aria-label="What to know about the host">{rows}</ul>' if rows else ""
 
 
 def four_figures(result: RunResult) -> str:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from mqttprov_simulator.report import figures, words
 from mqttprov_simulator.report.result import RunResult
+from mqttprov_simulator.report.verdict import kernel_remarks
 
 _STYLES: Final = {"passed": "bold green", "failed": "bold red", "refused": "bold yellow"}
 _SIGNS: Final = {"held": ("✓", "green"), "broken": ("✗", "bold red"), "not checked": (words.UNKNOWN, "bright_black")}
@@ -18,7 +19,7 @@ def print_result(result: RunResult, console: Console) -> None:
     """Print figures, promises and the verdict with its reasons."""
     console.print(_figures(result))
     console.print(_promises(result))
-    for text in result.warnings:
+    for text in (*result.warnings, *kernel_remarks(result)):
         console.print(Text(f"note: {text}", style="yellow"), soft_wrap=not console.is_terminal)
     verdict = result.verdict
     console.print(Text(_VERDICTS[verdict.state], style=_STYLES[verdict.state]))

@@ -1,4 +1,4 @@
-"""What a run says in the end: passed, failed, or refused because its figures are not the server's. Pure."""
+"""What a run says in the end: passed, failed, or refused because its figures are the generator's own. Pure."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -14,8 +14,8 @@ MAX_LAG_SHARE: Final = 0.1
 _LEAST_LAG_MS: Final = 2.0
 _BUSY_CORES: Final = 0.9
 
-# What the kernel's counters mean, and from which share of the registrations on the percentiles are the kernel's. A
-# packet that is sent again can be any process' of this host: only many of them, and more than a few, say something.
+# What the kernel's counters mean, and from which share of the registrations on they are in the percentiles. A packet
+# that is sent again can be any process' of this host: only many of them, and more than a few, say something.
 _COSTS: Final = {
     "ListenOverflows": ("on this host an accept queue was full", 0.001, 1),
     "ListenDrops": ("on this host connection attempts were thrown away", 0.001, 1),
@@ -26,8 +26,8 @@ _COSTS: Final = {
 def verdict(result: RunResult, scenario: Scenario) -> Verdict:
     """Judge a run; what its `verdict` says so far does not matter.
 
-    A broken promise, a missed threshold or an error fails it. Figures that are the generator's or the host's own are
-    refused, and these reasons are there too when it failed.
+    A broken promise, a missed threshold or an error fails it. Figures that are the generator's own are refused, and
+    these reasons are there too when it failed.
     """
     misses = tuple(_misses(result, scenario))
     failures = [*result.errors, *_broken(result), *map(_sentence, misses)]
@@ -37,7 +37,7 @@ def verdict(result: RunResult, scenario: Scenario) -> Verdict:
 
 
 def refused_because(result: RunResult) -> Iterator[str]:
-    """Say why the figures are the generator's or the host's own; nothing if they are not."""
+    """Say why the figures are the generator's own; nothing if they are not."""
     lag_ms, p99_ms = figures.latency_ms(result, 99, "lag"), figures.latency_ms(result, 99)
     if lag_ms is not None and p99_ms is not None and lag_ms > max(_LEAST_LAG_MS, MAX_LAG_SHARE * p99_ms):
         yield (
@@ -45,6 +45,13 @@ def refused_because(result: RunResult) -> Iterator[str]:
             f"latency's p99 of {words.milliseconds(p99_ms)}): give it more processes or cores, or offer less."
         )
     yield from _saturated(result)
+
+
+def kernel_remarks(result: RunResult) -> Iterator[str]:
+    """Say what the kernel did to connections, when that is in the percentiles (reference/simulation.md, P1 and P2).
+
+    It takes no verdict away: a broker that accepts too late is as late for the fleet, and the same kernel serves it.
+    """
     for name, (what, share, least) in _COSTS.items():
         moved = result.tcp_counters.get(name, 0)
         if name == "ListenDrops" and moved <= result.tcp_counters.get("ListenOverflows", 0):
@@ -52,8 +59,8 @@ def refused_because(result: RunResult) -> Iterator[str]:
         if moved >= max(least, share * result.registered):
             yield (
                 f"{what[0].upper()}{what[1:]} {words.several(moved, 'time')} ({name}); each costs its connection a "
-                "second or so, which is in the latencies: spread the arrivals, or raise the broker's accept backlog "
-                "and net.core.somaxconn."
+                "second or so, which is in the latencies. A fleet would meet the same broker: spread the arrivals, or "
+                "raise the broker's accept backlog and net.core.somaxconn."
             )
 
 
