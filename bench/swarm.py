@@ -4,7 +4,8 @@
 
 A worker of the swarm beside the gateway that ships to devices (`GatewayClient`, driven by paho-mqtt) in threads of one
 process: the same machine, the same two connections, the same broker, which does nothing. A device keeps its credentials
-on disk, the swarm in memory. Interleaved, each run in a process of its own that has warmed up; medians are told.
+on disk, the swarm in memory. And beside bare connections that say the same bytes (`bare_gateways`): more than what they
+leave is not to be gained. Interleaved, each run in a process of its own that has warmed up; medians are told.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from bare_gateways import BareGateways
 from idle import resident_kib
 from mqttprov.gateway.actions import StateChanged
 from mqttprov.gateway.backoff import MachineSettings
 from mqttprov.gateway.client import GatewayClient
 from mqttprov.gateway.settings import GatewaySettings, SecretText
 from mqttprov_simulator.host import allow_connections
+from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.running.values import Assignment, Endpoint, FromWorker, Moment, Ready, Recording, TokenKey
 from mqttprov_simulator.running.worker import Orders, work
 from mqttprov_simulator.scenario.model import Constant, Group, Scenario, Stop
@@ -49,8 +52,11 @@ class Load(msgspec.Struct, frozen=True):
         return f"{_TITLES[self.generator]}, {self.gateways:,} at {self.rate_per_s:,}/s"
 
 
-_TITLES = {"swarm": "swarm", "paho": "devices' client in threads"}
-_LOADS = (Load("paho", 300, 100), Load("swarm", 300, 100), Load("swarm", 3_000, 500), Load("swarm", 3_000, 1_500))
+_TITLES = {"swarm": "swarm", "paho": "devices' client in threads", "bare": "bare connections"}
+_RATES = ((300, 100), (3_000, 500), (3_000, 1_500), (3_000, 4_000))
+_LOADS = (
+    Load("paho", *_RATES[0]), *(Load(generator, *rate) for rate in _RATES for generator in ("bare", "swarm"))
+)  # fmt: skip
 
 
 class Figures(msgspec.Struct):
@@ -156,14 +162,27 @@ def _paho(port: int, gateways: int, rate_per_s: int) -> Figures:
     return meter.figures
 
 
+async def _bare(port: int, gateways: int, rate_per_s: int) -> Figures:
+    meter = _Meter(gateways)
+    bare = BareGateways(port, gateways)
+    with rare_collections():
+        meter.begin()
+        await asyncio.wait_for(bare.start(rate_per_s), TIMEOUT_S)
+        meter.end()
+    bare.stop()
+    assert meter.figures is not None
+    return meter.figures
+
+
 def _generate(load: Load, port: int) -> Figures:
     """Be a generator: warm up, then measure."""
     if load.generator == "paho":
         _paho(port, WARM_UP, WARM_UP)
         return _paho(port, load.gateways, load.rate_per_s)
+    generate = _swarm if load.generator == "swarm" else _bare
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_swarm(port, WARM_UP, 10 * WARM_UP))
-        return runner.run(_swarm(port, load.gateways, load.rate_per_s))
+        runner.run(generate(port, WARM_UP, 10 * WARM_UP))
+        return runner.run(generate(port, load.gateways, load.rate_per_s))
 
 
 def _measure(load: Load, port: int) -> Figures:
@@ -212,10 +231,11 @@ def main() -> None:
         print(json.dumps({"date": time.strftime("%Y-%m-%d"), "rows": msgspec.to_builtins(rows)}, indent=1))
         return
     print(_table(medians))
-    devices, swarm = (medians[load] for load in _LOADS[:2])
-    print(
-        f"{_LOADS[0]} / swarm: CPU {devices.cpu_us / swarm.cpu_us:.1f}, memory {devices.idle_kib / swarm.idle_kib:.0f}"
-    )
+    for load in _LOADS:
+        if load.generator != "swarm":
+            swarm, other = medians[msgspec.structs.replace(load, generator="swarm")], medians[load]
+            cpu, memory = other.cpu_us / swarm.cpu_us, other.idle_kib / swarm.idle_kib
+            print(f"{load} / swarm: CPU {cpu:.2f}, memory {memory:.2f}")
 
 
 if __name__ == "__main__":
