@@ -122,7 +122,7 @@ def test_expired_messages_are_not_delivered_unless_delivery_had_begun() -> None:
     for text, expiry_s in (("short", 5), ("long", 50), ("for ever", None)):
         state.enqueue(message(text, expiry_s), 1)
     assert state.drop_expired(10.0) == 1
-    assert [each.payload for each in state.waiting_messages()] == [b"long", b"for ever"]
+    assert state.queued_messages == 2
     session = ServerSession(ServerLimits())
     connect = Connect("c", V5, clean_start=False)
     session.receive(encode(connect, V5))

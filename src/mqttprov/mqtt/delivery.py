@@ -135,10 +135,6 @@ class DeliveryState:
         self._waiting = kept or None
         return dropped
 
-    def waiting_messages(self) -> tuple[Message, ...]:
-        """Give what waits, in order."""
-        return tuple([entry.message for _, entry, _ in self._waiting or ()])
-
     # --- packet ids ---
 
     def take_id(self) -> int | None:
