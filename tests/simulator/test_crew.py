@@ -135,6 +135,7 @@ def test_a_fleet_has_one_process_until_it_needs_more() -> None:
     assert [processes_for(size, 4, size, 1 << 20) for size in sizes] == [1, 1, 2, 4, 4]
     # What is open at the same time must fit into the open files of each.
     assert [processes_for(50_000, 2, count, 20_000) for count in (50_000, 500)] == [3, 2]
+    assert processes_for(100, 2, 100, 500) == 1
 
 
 def test_a_process_that_takes_over_a_part_adds_to_it() -> None:

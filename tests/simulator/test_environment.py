@@ -83,6 +83,9 @@ def test_the_limits_of_brokers_are_counted_for_each_of_them() -> None:
     swarm = _open_files(_three("mqtt://broker:{}"), workers=2)
     assert "--processes 3" in swarm.advice
     assert "in each process of the swarm" in swarm.seen
+    none = examine(msgspec.structs.replace(_GOOD, open_files=500), 10)[0]
+    assert (none.level, none.most) == ("too small", 0)
+    assert none.advice.startswith("run 'ulimit -Hn 586'")
 
 
 def test_what_is_open_at_the_same_time_is_what_counts() -> None:

@@ -59,8 +59,9 @@ def processes_for(gateways: int, cores: int, connections: int, open_files: int) 
 
     More than there are cores only where the `connections` of fewer do not fit into the `open_files` of a process.
     """
-    room = max(1, open_files - SPARE_DESCRIPTORS - SPARE_CONNECTIONS)
-    return max(1, min(cores, -(-gateways // GATEWAYS_PER_PROCESS)), -(-connections // room))
+    room = open_files - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+    needed = -(-connections // room) if room > 0 else 1  # without room for any, more processes help nothing
+    return max(1, min(cores, -(-gateways // GATEWAYS_PER_PROCESS)), needed)
 
 
 class LocalCrew:

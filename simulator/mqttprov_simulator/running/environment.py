@@ -148,10 +148,10 @@ def _open_files(here: Host, gateways: int, fleet: Connections, workers: int, ser
     allowed = most * gateways // fleet.open
     if fleet.open > fit_workers:
         needed = -(-fleet.open // workers) + SPARE_DESCRIPTORS + SPARE_CONNECTIONS
+        fewer_each = f"use --processes {_at_least(fleet.open, for_worker)}, or " if for_worker > 0 else ""
         return Finding(
             "open files", "too small", f"{shown} for a process, {needed} are needed in each process of the swarm",
-            f"use --processes {_at_least(fleet.open, for_worker)}, or run 'ulimit -Hn {needed}' as root before it",
-            allowed,
+            f"{fewer_each}run 'ulimit -Hn {needed}' as root before it", allowed,
         )  # fmt: skip
     if not service.here or fleet.open + fleet.lingering <= fit_brokers:
         return Finding("open files", "ok", f"{shown} for a process", most=allowed)
