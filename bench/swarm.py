@@ -93,7 +93,7 @@ async def _swarm(port: int, gateways: int, rate_per_s: int) -> Figures:
     assignment = Assignment(
         scenario=Scenario(name="bench", summary="", groups=(group,), stop=stop),
         worker=0, workers=1, starts_at=0.0,
-        endpoint=Endpoint(host="127.0.0.1", port=port), tokens={"default/default": TokenKey("key", "secret")},
+        endpoints=(Endpoint(host="127.0.0.1", port=port),), tokens={"default/default": TokenKey("key", "secret")},
     )  # fmt: skip
     orders, meter, said = Orders(), _Meter(gateways), list[FromWorker]()
 

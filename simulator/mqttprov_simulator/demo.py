@@ -51,11 +51,11 @@ def run_demo(*, gateways: int = 1000, console: Console, live: bool) -> Summary:
 
 
 def _plan(gateways: int, target: EmbeddedTarget) -> SwarmPlan:
-    token, port = target.tokens["default/default"], target.endpoint.port
-    assert port is not None  # noqa: S101 - for the type checker: the embedded target has a plain listener
+    token, (endpoint,) = target.tokens["default/default"], target.endpoints
+    assert endpoint.port is not None  # noqa: S101 - for the type checker: the embedded target has a plain listener
     return SwarmPlan(
-        host=target.endpoint.host,
-        port=port,
+        host=endpoint.host,
+        port=endpoint.port,
         key=token.key,
         secret=token.secret,
         gateways=gateways,

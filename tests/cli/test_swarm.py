@@ -81,6 +81,8 @@ def test_ctrl_c_ends_a_run_with_what_there_is(small: Path, tmp_path: Path) -> No
         (("swarm", "run", "soak", "--key", "k"), "--key needs --secret-file"),
         (("swarm", "run", "soak", "--target", "ftp://here"), "give embedded, mosquitto, mqtt://HOST:PORT"),
         (("swarm", "run", "soak", "--tls-ca", "ca.pem"), "of its own; leave out"),
+        (("swarm", "run", "soak", "--target", "mqtt://a,mqtts://b"), "mqtts:// for all"),
+        (("swarm", "doctor", "--target", "mqtt://a,here"), "'here' is no target"),
         (("swarm", "run", "broker-restart", "--target", "mqtt://127.0.0.1:9"), "leave these faults out"),
         (("swarm", "run", "soak", "--cluster", "nonsense://x"), "no Dask scheduler at nonsense://x"),
         (("swarm", "run", "soak", "--gateways", "100000"), "open files"),

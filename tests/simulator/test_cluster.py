@@ -1,8 +1,10 @@
 """The same run over a Dask cluster: two workers on loopback, results merged; and what is said where there is none."""
 
 import os
+import queue
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from mqttprov_simulator.running.conduct import conduct
 from mqttprov_simulator.running.crew import CrewError
 from mqttprov_simulator.running.dask_crew import DaskCrew
 from mqttprov_simulator.running.playing import Where, play
+from mqttprov_simulator.running.values import Assignment, FromWorker, Moment, Ready
 from mqttprov_simulator.scenario.model import Stop
 
 
@@ -82,6 +85,31 @@ def test_a_run_over_a_cluster_can_be_ended_early(cluster: Any) -> None:
     result = conduct(scenario(4), RememberingTarget(), DaskCrew(cluster.scheduler.address), workers=2, stop=stop)
     assert len(result.seconds) >= 1
     assert "ended early" in result.errors[0]
+
+
+def test_workers_end_when_whoever_asked_is_gone(cluster: Any) -> None:
+    """Nobody would tell them to stop; the machines of the cluster are free again long before their time-out."""
+    _play(cluster, "until-stopped")
+    places = DaskCrew(cluster.scheduler.address)
+    said: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
+    assignment = Assignment(
+        scenario=scenario(4), worker=0, workers=1, starts_at=0.0, endpoints=RememberingTarget.endpoints,
+        tokens=RememberingTarget().tokens,
+    )  # fmt: skip
+    places.start([assignment], said.put)
+    assert isinstance(said.get(timeout=30), Ready)
+    places.begin(time.time())
+    assert isinstance(said.get(timeout=30), Moment)
+    assert any(cluster.run(_carries).values())
+    places._client.close()  # as its end does, without a word to the workers
+    until_s = time.monotonic() + 30
+    while any(cluster.run(_carries).values()):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
+def _carries(dask_worker: Any) -> bool:
+    return bool(dask_worker.state.tasks)
 
 
 def test_more_processes_than_the_cluster_has_are_refused(cluster: Any) -> None:

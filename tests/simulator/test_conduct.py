@@ -23,7 +23,7 @@ class RememberingTarget:
     """A target of no processes but this one."""
 
     name = "remembering"
-    endpoint = Endpoint(host="127.0.0.1", port=1)
+    endpoints = (Endpoint(host="127.0.0.1", port=1),)
     operator = None
     state = None
 

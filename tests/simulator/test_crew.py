@@ -37,7 +37,7 @@ def assignments(workers: int, gateways: int = 4) -> list[Assignment]:
     return [
         Assignment(
             scenario=scenario(gateways), worker=worker, workers=workers, starts_at=0.0,
-            endpoint=Endpoint(host="127.0.0.1", port=1), tokens={"default/default": TokenKey("key", "secret")},
+            endpoints=(Endpoint(host="127.0.0.1", port=1),), tokens={"default/default": TokenKey("key", "secret")},
         )
         for worker in range(workers)
     ]  # fmt: skip
@@ -131,7 +131,11 @@ def test_a_worker_that_does_not_end_is_ended(heard: Heard, monkeypatch: pytest.M
 
 def test_a_fleet_has_one_process_until_it_needs_more() -> None:
     """Ten thousand gateways are carried by one; more by as many as there are cores."""
-    assert [processes_for(gateways, 4) for gateways in (1, 10_000, 10_001, 35_000, 1_000_000)] == [1, 1, 2, 4, 4]
+    sizes = (1, 10_000, 10_001, 35_000, 1_000_000)
+    assert [processes_for(size, 4, size, 1 << 20) for size in sizes] == [1, 1, 2, 4, 4]
+    # What is open at the same time must fit into the open files of each.
+    assert [processes_for(50_000, 2, count, 20_000) for count in (50_000, 500)] == [3, 2]
+    assert processes_for(100, 2, 100, 500) == 1
 
 
 def test_a_process_that_takes_over_a_part_adds_to_it() -> None:

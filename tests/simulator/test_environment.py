@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from mqttprov_simulator.running.environment import Finding, Host, environment, examine, host, most_gateways
+from mqttprov_simulator.scenario.connections import Connections, any_plan, connections
+from mqttprov_simulator.scenario.model import Constant, GatewayFault, Group, Scenario
 
 _GOOD = Host(
     cores=8, memory_bytes=16 << 30, available_bytes=8 << 30, load=0.1, open_files=1 << 20, ports=(32_768, 60_999),
@@ -14,7 +16,8 @@ _GOOD = Host(
 
 
 def _found(here: Host, *, target: str = "embedded", at_once: int = 0) -> dict[str, Finding]:
-    return {one.check: one for one in examine(here, 1_000, target=target, at_once=at_once)}
+    planned = msgspec.structs.replace(any_plan(1_000), at_once=at_once)
+    return {one.check: one for one in examine(here, 1_000, target=target, planned=planned)}
 
 
 def test_a_good_host_carries_fifty_thousand() -> None:
@@ -55,6 +58,55 @@ def test_the_largest_fleet_is_what_the_narrowest_allows() -> None:
         most = most_gateways(examine(here, 1))
         assert "too small" not in {one.level for one in examine(here, most)}
         assert "too small" in {one.level for one in examine(here, most + 1)}
+
+
+def _three(kind: str = "mqtt://127.0.0.1:{}") -> str:
+    return ",".join(kind.format(port) for port in (1883, 1884, 1885))
+
+
+def _open_files(target: str, *, workers: int = 3, planned: Connections | None = None) -> Finding:
+    """Give what is said of fifty thousand gateways where a process may have 20,000 open files."""
+    here = msgspec.structs.replace(_GOOD, open_files=20_000)
+    return examine(here, 50_000, workers=workers, target=target, planned=planned)[0]
+
+
+def test_the_limits_of_brokers_are_counted_for_each_of_them() -> None:
+    """What one cannot hold, several of one service can; how many, and how they are named, is said."""
+    one = _open_files("mqtt://127.0.0.1:1883")
+    assert (one.level, one.most) == ("too small", 19_936)
+    assert "50064 are needed in the broker" in one.seen
+    assert "4 brokers of one service" in one.advice
+    assert "--target mqtt://HOST:PORT,mqtt://HOST:PORT" in one.advice
+    assert _open_files(_three()).level == "warning"  # if they all came at once
+    spread = msgspec.structs.replace(any_plan(50_000), lingering=600)
+    assert _open_files(_three(), planned=spread).level == "ok"
+    swarm = _open_files(_three("mqtt://broker:{}"), workers=2)
+    assert "--processes 3" in swarm.advice
+    assert "in each process of the swarm" in swarm.seen
+    none = examine(msgspec.structs.replace(_GOOD, open_files=500), 10)[0]
+    assert (none.level, none.most) == ("too small", 0)
+    assert none.advice.startswith("run 'ulimit -Hn 586'")
+
+
+def test_what_is_open_at_the_same_time_is_what_counts() -> None:
+    """Gateways that do not stay need room while they register, not for the whole run."""
+    passing = Group(name="a", gateways=50_000, arrivals=Constant(rate_per_s=64), stay=False)
+    planned = connections(Scenario(name="line", summary="", groups=(passing,)))
+    assert planned == Connections(open=1_920, lingering=160, ports=7_680, at_once=7)
+    assert _open_files("embedded", workers=1, planned=planned).level == "ok"
+    staying = msgspec.structs.replace(passing, stay=True)
+    planned = connections(Scenario(name="line", summary="", groups=(staying,)))
+    assert planned == Connections(open=50_000, lingering=160, ports=53_840, at_once=7)
+    cut = Scenario(name="cut", summary="", groups=(staying,), faults=(GatewayFault(kind="power-loss", at_s=9.0),))
+    assert connections(cut).lingering == 12_500
+    assert connections(cut, worker=1, workers=2).open == 25_000
+
+
+def test_ports_are_those_towards_each_broker() -> None:
+    """Elsewhere than on loopback there is one address to connect from."""
+    one, three = (examine(_GOOD, 30_000, target=target)[1] for target in ("mqtt://b", _three("mqtt://b:{}")))
+    assert (one.level, three.level) == ("too small", "ok")
+    assert (one.most, three.most) == (14_116, 42_348)
 
 
 def test_a_real_host_can_be_read() -> None:

@@ -10,10 +10,11 @@ from typing import Final, get_args
 import msgspec
 
 from mqttprov.core.names import fold
+from mqttprov.gateway.transitions import State
 from mqttprov_simulator.report.result import Check
 from mqttprov_simulator.running.values import Broken, Moment, Promise, Recording, Told
 from mqttprov_simulator.scenario.drawing import gateways
-from mqttprov_simulator.scenario.model import Scenario
+from mqttprov_simulator.scenario.model import Group, Scenario
 
 # A server that breaks a promise to one gateway breaks it to all: the first ones are named, the others counted.
 NAMED: Final = 100
@@ -52,6 +53,7 @@ class Ledger:
         self._repeated = 0
         self._probed = 0
         self._unjudged = 0
+        self._came: Final[Counter[str]] = Counter()  # by group: gateways that were switched on
         most = {(t.profile, t.name): t.max_registrations for t in scenario.tokens if t.max_registrations is not None}
         self._most: Final = most
         self._token_of: Final[dict[str, tuple[str, str]]] = {}  # of gateways behind a token with a maximum
@@ -129,6 +131,7 @@ class Ledger:
             self._probed += recording.probed
             self._unjudged += recording.unjudged
             for one in recording.standings:
+                self._came[one.group] += one.state != State.NEW
                 known = self._devices.get(fold(one.device))
                 for fingerprint in one.fingerprints:
                     if known is None or fingerprint not in known.fingerprints:
@@ -152,7 +155,12 @@ class Ledger:
         """Give how many of what each promise is about there were, and why it was not checked if there were none."""
         groups = self._scenario.groups
         publishing = [g for g in groups if g.life.telemetry_every_s or g.life.attributes_every_s]
-        nobody = "no gateway was told credentials"
+        barred = [g for g in groups if g.expect != "online"]
+        nobody, nobody_came = "no gateway was told credentials", "the run ended before any of its gateways arrived"
+
+        def came(which: Sequence[Group]) -> int:
+            return sum(self._came[group.name] for group in which)
+
         expected, early = self._scenario.expected, f"the run ended before {self._unjudged} of them had to be"
         return {
             "limit-exceeded": (sum(map(len, self._registered.values())), "no token of the scenario has a maximum"),
@@ -162,7 +170,7 @@ class Ledger:
             "answer-changed": (self._repeated, "no gateway was given one answer twice"),
             "no-event": (0, "the target's state directory is not ours to see (--state-dir)"),
             "old-still-works": (self._probed, "no credentials ended before the run did, or it was ended early"),
-            "echoed": (sum(g.gateways for g in publishing), "no group publishes telemetry or attributes"),
-            "let-in": (sum(g.gateways for g in groups if g.expect != "online"), "no group is to be refused"),
+            "echoed": (came(publishing), nobody_came if publishing else "no group publishes telemetry or attributes"),
+            "let-in": (came(barred), nobody_came if barred else "no group is to be refused"),
             "not-online": (0, early) if self._unjudged else (expected, "no group is to be online"),
         }

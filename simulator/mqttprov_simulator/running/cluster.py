@@ -31,6 +31,13 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
         text = f"a machine of the cluster has mqttprov {mqttprov.__version__}, this one {version}; install the same"
         return msgspec.json.encode(Failure(orders.worker, text))
     worker, client = get_worker(), get_client()
+    task = worker.get_current_task()
+
+    def wanted() -> bool:
+        """Whether whoever asked is still there: Dask takes back the tasks of a client that is gone."""
+        known = worker.state.tasks.get(task)
+        return known is not None and known.state != "cancelled"
+
     begin, stop = Variable(f"{run}-begin", client), Event(f"{run}-stop", client)
     said: queue.SimpleQueue[FromWorker] = queue.SimpleQueue()
 
@@ -41,7 +48,7 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
     ended = threading.Event()
     try:
         crew.start([orders], said.put)
-        threading.Thread(target=_obey, args=(crew, begin, stop, ended, lost), daemon=True).start()
+        threading.Thread(target=_obey, args=(crew, begin, stop, wanted, ended, lost), daemon=True).start()
         while True:
             word = said.get()
             if isinstance(word, Recording | Failure):
@@ -52,12 +59,19 @@ def carry(assignment: bytes, run: str, version: str) -> bytes:
         crew.end()
 
 
-def _obey(crew: LocalCrew, begin: Any, stop: Any, ended: threading.Event, lost: Callable[[Exception], None]) -> None:
-    """Pass on when the run begins and that it is to stop; the scheduler keeps both words."""
+def _obey(
+    crew: LocalCrew,
+    begin: Any,
+    stop: Any,
+    wanted: Callable[[], bool],
+    ended: threading.Event,
+    lost: Callable[[Exception], None],
+) -> None:
+    """Pass on when the run begins and that it is to stop; the scheduler keeps both words. Stop if nobody wants it."""
     told: Begin | None = None
     try:
         while not ended.is_set():
-            if stop.wait(timeout=0 if told is None else _LISTEN_S):
+            if not wanted() or stop.wait(timeout=0 if told is None else _LISTEN_S):
                 crew.stop()
                 return
             with contextlib.suppress(TimeoutError):

@@ -115,7 +115,7 @@ class _Run:
             worker=worker,
             workers=self._workers,
             starts_at=0.0,
-            endpoint=target.endpoint,
+            endpoints=target.endpoints,
             tokens=target.tokens,
             operator=target.operator,
         )

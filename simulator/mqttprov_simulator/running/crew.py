@@ -16,6 +16,7 @@ from typing import IO, Final, Protocol
 
 import msgspec
 
+from mqttprov_simulator.host import SPARE_CONNECTIONS, SPARE_DESCRIPTORS
 from mqttprov_simulator.leash import Leash
 from mqttprov_simulator.running.values import Assignment, Begin, Failure, FromWorker, Recording
 
@@ -53,9 +54,14 @@ class Crew(Protocol):
         ...
 
 
-def processes_for(gateways: int, cores: int) -> int:
-    """Give how many processes carry a fleet: one as long as it can, else as the fleet needs and the cores allow."""
-    return max(1, min(cores, -(-gateways // GATEWAYS_PER_PROCESS)))
+def processes_for(gateways: int, cores: int, connections: int, open_files: int) -> int:
+    """Give how many processes carry a fleet: one as long as it can, else as the fleet needs and the cores allow.
+
+    More than there are cores only where the `connections` of fewer do not fit into the `open_files` of a process.
+    """
+    room = open_files - SPARE_DESCRIPTORS - SPARE_CONNECTIONS
+    needed = -(-connections // room) if room > 0 else 1  # without room for any, more processes help nothing
+    return max(1, min(cores, -(-gateways // GATEWAYS_PER_PROCESS)), needed)
 
 
 class LocalCrew:

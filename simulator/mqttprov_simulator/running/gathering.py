@@ -81,7 +81,8 @@ class Gathering:
         recent = [second for at_s, second in self._closed.items() if now_s - at_s <= _RECENT_S + 1]
         recent.extend(self._running.values())
         latency = Histogram.of(_summed(second.latency for second in recent))
-        last = [second for second in recent if now_s - 2 <= second.at_s <= now_s - 1] or recent[-1:]
+        # Of a second that ended just now not all workers have told the end.
+        last = [second for second in recent if now_s - 2.5 <= second.at_s <= now_s - 1.5] or recent[-1:]
         states: Counter[str] = Counter()
         for worker, known in enumerate(self._states_at):
             running = self._running.get(worker)

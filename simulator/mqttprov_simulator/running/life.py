@@ -27,8 +27,8 @@ _RPC: Final = "rpc"
 class Caller(Protocol):
     """An operator who calls devices."""
 
-    def call(self, device: str, due_s: float) -> None:
-        """Call a device now; `due_s`: when it was due, by the monotonic clock."""
+    def call(self, number: int, device: str, due_s: float) -> None:
+        """Call a device now. `number`: of its gateway; `due_s`: when it was due, by the monotonic clock."""
 
 
 class _Habit:
@@ -97,7 +97,7 @@ class Life:
         gateway, holding = habit.gateway, habit.holding
         if habit.topic == _RPC:
             if self._caller is not None:
-                self._caller.call(holding.drawn.device, due_s)
+                self._caller.call(holding.drawn.number, holding.drawn.device, due_s)
             return
         holding.said += 1
         payload = _payload(holding, gateway.clock_skew_s(), habit.topic)

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -14,15 +13,13 @@ from mqttprov_simulator.running.crew import Crew, LocalCrew, processes_for
 from mqttprov_simulator.running.dask_crew import DaskCrew
 from mqttprov_simulator.running.environment import Finding, examine, host
 from mqttprov_simulator.running.values import TokenKey
-from mqttprov_simulator.scenario.drawing import gateways
+from mqttprov_simulator.scenario.connections import connections
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.actions import can_act
 from mqttprov_simulator.targets.embedded import embedded
 from mqttprov_simulator.targets.mosquitto import mosquitto
 from mqttprov_simulator.targets.target import Target, TargetError
 from mqttprov_simulator.targets.url import UrlTarget
-
-AT_ONCE_S: Final = 0.1
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +51,10 @@ def play(
     """
     crew: Crew
     if where.cluster is None:
-        here = host()
-        crew, workers = LocalCrew(), where.processes or processes_for(scenario.gateways, here.cores)
-        findings = examine(
-            here, scenario.gateways, workers=workers, target=where.target, at_once=most_at_once(scenario)
-        )
+        here, planned = host(), connections(scenario)
+        crew = LocalCrew()
+        workers = where.processes or processes_for(scenario.gateways, here.cores, planned.open, here.open_files)
+        findings = examine(here, scenario.gateways, workers=workers, target=where.target, planned=planned)
         _refuse(findings)
         findings = [finding for finding in findings if finding.level != "ok"]
     else:
@@ -91,17 +87,6 @@ def opened(scenario: Scenario, where: Where) -> AbstractContextManager[Target]:
             "leave out --state-dir, --key, --secret-file and --tls-ca, or give a URL"
         )
     return own[where.target](scenario)
-
-
-def most_at_once(scenario: Scenario) -> int:
-    """Give the most gateways that arrive within a tenth of a second."""
-    times = [drawn.planned_s for drawn in gateways(scenario)]
-    most = first = 0
-    for last, planned_s in enumerate(times):
-        while planned_s - times[first] >= AT_ONCE_S:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def _refuse(findings: list[Finding]) -> None:

@@ -1,5 +1,6 @@
 """From an assignment to its gateways: who they are, how they connect, what strikes them. Nothing begins here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,41 +46,50 @@ def holdings_of(assignment: Assignment) -> list[Holding]:
 
 
 class Routes:
-    """The ways to the target: by port and source address, each made once."""
+    """The ways to the target: by broker, port and source address, each made once."""
 
-    def __init__(self, network: Network, endpoint: Endpoint, address: str, gateways_in_all: int) -> None:
-        """`address`: what the endpoint's host is, as a number. Large swarms connect from several (ports run out)."""
+    def __init__(
+        self, network: Network, endpoints: Sequence[Endpoint], addresses: Sequence[str], gateways_in_all: int
+    ) -> None:
+        """`addresses`: what the endpoints' hosts are, as numbers. Large swarms connect from several (ports run out)."""
         self._network: Final = network
-        self._endpoint: Final = endpoint
-        self._address: Final = address
-        is_loopback = address.startswith("127.")
-        self._sources: Final = -(-gateways_in_all // GATEWAYS_PER_SOURCE) if is_loopback else 1
-        self._made: dict[tuple[bool, str | None], Route] = {}
+        self._brokers: Final = list(zip(endpoints, addresses, strict=True))
+        self._has_sources: Final = gateways_in_all > GATEWAYS_PER_SOURCE
+        self._made: dict[tuple[int, bool, str | None], Route] = {}
+
+    @property
+    def brokers(self) -> int:
+        """How many there are."""
+        return len(self._brokers)
 
     def of(self, number: int, *, tls: bool, group: str) -> Route:
         """Give the way of the gateway with this number in the whole run. Raises WorkerError without such a port."""
-        return self._route(self._source_of(number), tls=tls, group=group)
+        return self._route(number, self._source_of(number), tls=tls, group=group)
 
     def probing(self, number: int, *, tls: bool) -> Route:
-        """Give a way whose source nobody else has, so that refusals there lock nobody out."""
-        source = f"127.0.250.{1 + number % 250}" if self._address.startswith("127.") else None
-        return self._route(source, tls=tls, group="probes")
+        """Give a way whose source nobody else has, so that refusals there lock nobody out.
+
+        The brokers take turns, whoever's gateway it is: what has ended is to be refused by each of them.
+        """
+        source = f"127.0.250.{1 + number % 250}" if self._is_loopback(number) else None
+        return self._route(number, source, tls=tls, group="probes")
 
     def lonely(self, number: int, *, tls: bool, group: str) -> Route | None:
         """Give a way from an address of the gateway's own; None where there are none to choose from."""
-        if not self._address.startswith("127."):
+        if not self._is_loopback(number):
             return None
         source = f"127.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
-        return self._route(source, tls=tls, group=group)
+        return self._route(number, source, tls=tls, group=group)
 
-    def operator(self) -> Route:
-        """Give the way of an operator."""
-        return self._route(None, tls=self._endpoint.port is None, group="operator")
+    def operator(self, broker: int) -> Route:
+        """Give the way of an operator to one of the brokers."""
+        return self._route(broker, None, tls=self._brokers[broker][0].port is None, group="operator")
 
-    def _route(self, source: str | None, *, tls: bool, group: str) -> Route:
-        route = self._made.get((tls, source))
+    def _route(self, number: int, source: str | None, *, tls: bool, group: str) -> Route:
+        broker = number % len(self._brokers)
+        route = self._made.get((broker, tls, source))
         if route is None:
-            endpoint = self._endpoint
+            endpoint, address = self._brokers[broker]
             port = endpoint.tls_port if tls else endpoint.port
             if port is None:
                 kind, other = ("TLS", "false") if tls else ("plain", "true")
@@ -88,23 +98,28 @@ class Routes:
                     f"set tls = {other} there, or give a target with one"
                 )
             context = server_context(endpoint.ca_pem) if tls else None
-            route = Route(self._network, endpoint.host, self._address, port, tls=context, source=source)
-            self._made[tls, source] = route
+            route = Route(self._network, endpoint.host, address, port, tls=context, source=source)
+            self._made[broker, tls, source] = route
         return route
 
     def certified(self, number: int, group: str, certificate: OwnCertificate) -> Route:
         """Make the way with a certificate of one's own: 2 ms and 23 KiB, so once and before the start."""
-        endpoint = self._endpoint
+        endpoint, address = self._brokers[number % len(self._brokers)]
         port = endpoint.tls_port
         if port is None:
             raise WorkerError(
                 f"the group {group} logs in with certificates, and the target has no TLS port; give one that has"
             )
         context = certificate.context(endpoint.ca_pem)
-        return Route(self._network, endpoint.host, self._address, port, tls=context, source=self._source_of(number))
+        return Route(self._network, endpoint.host, address, port, tls=context, source=self._source_of(number))
+
+    def _is_loopback(self, number: int) -> bool:
+        return self._brokers[number % len(self._brokers)][1].startswith("127.")
 
     def _source_of(self, number: int) -> str | None:
-        return None if self._sources == 1 else f"127.0.0.{2 + number // GATEWAYS_PER_SOURCE}"
+        if not self._has_sources or not self._is_loopback(number):
+            return None
+        return f"127.0.0.{2 + number // GATEWAYS_PER_SOURCE}"
 
 
 class Population:
@@ -181,7 +196,7 @@ class Population:
                 version=_VERSIONS[group.mqtt],
                 stays=group.stay,
                 disk=self.disk if group.storage == "disk" else None,
-                own_topics=self._assignment.endpoint.own_topics,
+                own_topics=self._assignment.endpoints[0].own_topics,
             )
         return kind
 

@@ -1,8 +1,9 @@
-"""An operator of the run: calls devices over a connection of its own and times their answers (two-way RPC)."""
+"""Operators of the run: call devices over connections of their own and time their answers (two-way RPC)."""
 
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from time import monotonic
 from typing import Final
@@ -20,21 +21,22 @@ _KEEP_ALIVE_S: Final = 60
 
 
 class RpcCaller:
-    """One for a worker, with one connection; a `life.Caller` and a `driver.Owner`. A lost one is opened again.
+    """One for a worker and broker, with one connection; a `driver.Owner`. A lost connection is opened again.
 
     A call without an answer counts with the time-out in `latency`, and in `failed` by its reason; so does one that
     cannot be made. Calls that were due before `measured_from_s` (by the monotonic clock) are not in `latency`.
     """
 
-    def __init__(self, route: Route, login: tuple[str, str], worker: int) -> None:
+    def __init__(self, route: Route, login: tuple[str, str], name: str) -> None:
+        """`name`: nobody else's in the run; its client id and its calls have it."""
         self.latency: Final[Buckets] = {}
         self.failed: Final[Counter[str]] = Counter()
         self.ready: Final = asyncio.Event()  # connected for the first time
         self._route: Final = route
         self._login: Final = actions.Connect(
-            "operational", f"swarm-operator-{worker}", login[0], login[1], _KEEP_ALIVE_S, 5, False
+            "operational", f"swarm-operator-{name}", login[0], login[1], _KEEP_ALIVE_S, 5, False
         )
-        self._worker: Final = worker
+        self._name: Final = name
         self.measured_from_s = math.inf
         self._numbers: Final = count(1)
         self._waiting: dict[str, float] = {}  # call id -> when it was due; in the order of the calls
@@ -47,7 +49,7 @@ class RpcCaller:
         if self._link is None or not self._is_connected:
             self._fail(due_s, "an RPC found no operator connected")
             return
-        call_id = f"w{self._worker}-{next(self._numbers)}"
+        call_id = f"{self._name}-{next(self._numbers)}"
         self._waiting[call_id] = due_s
         self._link.publish(actions.Publish(f"v1/devices/{device}/rpc/request/{call_id}", _CALL, 1))
         self._link.flush()
@@ -81,7 +83,7 @@ class RpcCaller:
             self._link.subscribe(actions.Subscribe((_ANSWERS,)))
 
     def message(self, topic: str, payload: bytes) -> None:
-        """Take an answer; those of other workers' calls are none of ours."""
+        """Take an answer; those of others' calls are none of ours."""
         due_s = self._waiting.pop(topic.rpartition("/")[2], None)
         if due_s is not None:
             self._count(due_s, monotonic() - due_s)
@@ -122,3 +124,51 @@ class RpcCaller:
         if self._link is not None:
             self._link.close()
             self._link = None
+
+
+class RpcCallers:
+    """The callers of a worker, one for each broker in their order; a `life.Caller`.
+
+    A device is called at the broker that its gateway goes to: brokers of one service need not pass messages on.
+    """
+
+    def __init__(self, routes: Sequence[Route], login: tuple[str, str], worker: int) -> None:
+        self._callers: Final = [RpcCaller(route, login, f"w{worker}b{broker}") for broker, route in enumerate(routes)]
+
+    async def ready(self) -> None:
+        """Wait until all have been connected."""
+        for caller in self._callers:
+            await caller.ready.wait()
+
+    def begin(self, measured_from_s: float) -> None:
+        """Measure calls that are due from then on, by the monotonic clock."""
+        for caller in self._callers:
+            caller.measured_from_s = measured_from_s
+
+    def call(self, number: int, device: str, due_s: float) -> None:
+        """Call the device of the gateway with this number."""
+        self._callers[number % len(self._callers)].call(device, due_s)
+
+    def look(self, now_s: float) -> None:
+        """As `RpcCaller.look`."""
+        for caller in self._callers:
+            caller.look(now_s)
+
+    def close(self) -> None:
+        """As `RpcCaller.close`."""
+        for caller in self._callers:
+            caller.close()
+
+    def latency(self) -> Buckets:
+        """Give that of all calls."""
+        total: Counter[int] = Counter()
+        for caller in self._callers:
+            total.update(caller.latency)
+        return dict(total)
+
+    def failed(self) -> Counter[str]:
+        """Give the calls that failed, by reason."""
+        total: Counter[str] = Counter()
+        for caller in self._callers:
+            total.update(caller.failed)
+        return total

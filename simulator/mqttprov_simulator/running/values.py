@@ -38,6 +38,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's part: of all gateways, in the order of `drawing`, those with number % workers == worker.
 
+    Of several `endpoints`, brokers of one service, each gateway always goes to that with number % endpoints.
+
     `tokens`: by (profile, token) as "profile/token". `starts_at`: the planned start, Unix time in seconds; 0: say
     `Ready` once all is made that takes time, and wait for `Begin`, the second line on stdin.
     `operator`: name and password of an operator who may call RPCs, where a group's life needs it. `directory`: where
@@ -48,7 +50,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     worker: int
     workers: int
     starts_at: float
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     tokens: dict[str, TokenKey]
     operator: tuple[str, str] | None = None
     directory: str | None = None

@@ -15,13 +15,13 @@ from typing import Any, Final, TypeVar
 
 from mqttprov_simulator.driver import Network
 from mqttprov_simulator.histogram import Buckets, count_in
-from mqttprov_simulator.host import HostLimitError, allow_connections
+from mqttprov_simulator.host import SPARE_CONNECTIONS, HostLimitError, allow_connections
 from mqttprov_simulator.precise_timer import PreciseTimer
 from mqttprov_simulator.rare_collections import rare_collections
 from mqttprov_simulator.running.closing import look_for_absent, probe_old_credentials, standing_of, waited_for
 from mqttprov_simulator.running.life import Life
 from mqttprov_simulator.running.population import Population, Routes, TimedStrike, WorkerError, holdings_of
-from mqttprov_simulator.running.rpc_caller import RpcCaller
+from mqttprov_simulator.running.rpc_caller import RpcCallers
 from mqttprov_simulator.running.values import (
     MOMENTS_PER_S,
     Assignment,
@@ -32,6 +32,7 @@ from mqttprov_simulator.running.values import (
     Recording,
 )
 from mqttprov_simulator.running.watch import Watch
+from mqttprov_simulator.scenario.connections import connections
 from mqttprov_simulator.scenario.drawing import life_chance, planned_end_s
 from mqttprov_simulator.virtual_gateway import VirtualGateway
 
@@ -43,7 +44,6 @@ _SWEEP_S: Final = 5.0  # or a quarter of the keep alive: the time within which e
 _CLOSING_TIMEOUT_S: Final = 5.0
 _OPERATOR_TIMEOUT_S: Final = 10.0
 _FARTHEST_START_S: Final = 3600.0
-_SPARE_CONNECTIONS: Final = 512  # probes, and those that are just closing
 
 
 class Orders:
@@ -118,7 +118,7 @@ class _Worker:
         self._watch: Final = Watch(self._holdings, assignment.scenario.warm_up_s)
         self._network: Final = Network()
         self._folder: Final = folder
-        self._caller: RpcCaller | None = None
+        self._caller: RpcCallers | None = None
         self._agendas: list[_Agenda] = []
         self._error: Exception | None = None
         self._swept = 0
@@ -126,7 +126,8 @@ class _Worker:
 
     async def run(self) -> Recording:
         """Do it all. Raises WorkerError, HostLimitError, OSError, and what a callback raised."""
-        allow_connections(len(self._holdings) + _SPARE_CONNECTIONS)
+        most = connections(self._scenario, self._assignment.worker, self._assignment.workers).open
+        allow_connections(most + SPARE_CONNECTIONS, len(self._holdings) - most)
         previous_handler = self._loop.get_exception_handler()
         self._loop.set_exception_handler(self._note_error)
         try:
@@ -135,7 +136,9 @@ class _Worker:
             self._loop.set_exception_handler(previous_handler)
 
     async def _run(self) -> Recording:
-        routes = Routes(self._network, self._assignment.endpoint, await self._address(), self._scenario.gateways)
+        endpoints = self._assignment.endpoints
+        addresses = [await self._address(endpoint.host) for endpoint in endpoints]
+        routes = Routes(self._network, endpoints, addresses, self._scenario.gateways)
         population = Population(self._assignment, self._holdings, routes, self._folder)
         try:
             population.make(self._watch)
@@ -157,8 +160,7 @@ class _Worker:
         finally:
             await self._close(population)
 
-    async def _address(self) -> str:
-        host = self._assignment.endpoint.host
+    async def _address(self, host: str) -> str:
         try:
             addresses = await self._loop.getaddrinfo(host, None, type=1)
         except OSError as error:
@@ -174,7 +176,7 @@ class _Worker:
     async def _begin_life(self, routes: Routes) -> None:
         lives = [group.life for group in self._scenario.groups]
         if any(life.rpc_every_s is not None for life in lives):
-            if self._assignment.endpoint.own_topics:
+            if self._assignment.endpoints[0].own_topics:
                 raise WorkerError(
                     "a group's life has rpc_every_s, and this broker does not bring calls to the topics of a device; "
                     "leave rpc_every_s out"
@@ -182,9 +184,10 @@ class _Worker:
             login = self._assignment.operator
             if login is None:
                 raise WorkerError("a group's life has rpc_every_s, and the target gives no operator to call devices")
-            self._caller = RpcCaller(routes.operator(), login, self._assignment.worker)
+            ways = [routes.operator(broker) for broker in range(routes.brokers)]
+            self._caller = RpcCallers(ways, login, self._assignment.worker)
             with contextlib.suppress(TimeoutError):  # its calls will say so
-                await asyncio.wait_for(self._caller.ready.wait(), _OPERATOR_TIMEOUT_S)
+                await asyncio.wait_for(self._caller.ready(), _OPERATOR_TIMEOUT_S)
         if any(life != type(life)() for life in lives):
             self._watch.life = Life(lambda holding: life_chance(self._scenario, holding.drawn), self._caller)
 
@@ -216,7 +219,7 @@ class _Worker:
         self._start_s = monotonic() + away_s
         self._watch.begin(self._start_s)
         if self._caller is not None:
-            self._caller.measured_from_s = self._start_s + self._scenario.warm_up_s
+            self._caller.begin(self._start_s + self._scenario.warm_up_s)
         await self._sleep_until(self._start_s)
 
     async def _sleep_until(self, due_s: float) -> None:
@@ -316,8 +319,8 @@ class _Worker:
         rpc: Buckets = {}
         if self._caller is not None:
             self._caller.close()
-            rpc = self._caller.latency
-            watch.lost_connections.update(self._caller.failed)
+            rpc = self._caller.latency()
+            watch.lost_connections.update(self._caller.failed())
         return Recording(
             worker=self._assignment.worker,
             gateways=len(gateways),

@@ -24,7 +24,7 @@ class EmbeddedTarget:
 
     def __init__(self, part: Part, endpoint: Endpoint, prepared: Prepared, state: Path) -> None:
         self.name: Final = "embedded"
-        self.endpoint: Final = endpoint
+        self.endpoints: Final = (endpoint,)
         self.tokens: Final = prepared.tokens
         self.operator: Final = prepared.operator
         self.state: Final = state

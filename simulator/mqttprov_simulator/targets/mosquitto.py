@@ -41,7 +41,7 @@ class MosquittoTarget:
         self, version: str, parts: dict[str, Part], endpoint: Endpoint, prepared: Prepared, state: Path
     ) -> None:
         self.name: Final = "mosquitto"
-        self.endpoint: Final = endpoint
+        self.endpoints: Final = (endpoint,)
         self.tokens: Final = prepared.tokens
         self.operator: Final = prepared.operator
         self.state: Final = state

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from mqttprov.admin import Admin, StateError, StoreUnavailable, initialise
-from mqttprov_simulator.host import HostLimitError, allow_connections, broker_connections
+from mqttprov_simulator.host import HostLimitError, allow_connections
 from mqttprov_simulator.leash import Leash
+from mqttprov_simulator.scenario.connections import connections
 from mqttprov_simulator.scenario.model import Scenario
 from mqttprov_simulator.targets.preparing import Prepared, prepare
 from mqttprov_simulator.targets.target import TargetError
@@ -42,12 +43,13 @@ def own_state(path: Path, scenario: Scenario) -> Prepared:
 
 
 def allow_broker(scenario: Scenario) -> None:
-    """Let the broker, which inherits our limit of open files, have a connection for each gateway, and for old ones.
+    """Let the broker, which inherits our limit of open files, have the connections of the plan, and old ones.
 
     Raises TargetError.
     """
+    planned = connections(scenario)
     try:
-        allow_connections(broker_connections(scenario.gateways))
+        allow_connections(planned.open, planned.lingering)
     except HostLimitError as error:
         raise TargetError(str(error)) from error
 

@@ -16,12 +16,12 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in reports: "embedded", "mosquitto" or its URL."""
+        """What it is called in reports: "embedded", "mosquitto" or its URLs."""
         ...
 
     @property
-    def endpoint(self) -> Endpoint:
-        """Where gateways connect to; the same after restarts."""
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where gateways connect to, in turn if there are several (`Assignment`); the same after restarts."""
         ...
 
     @property

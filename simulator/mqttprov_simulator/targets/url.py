@@ -1,31 +1,34 @@
-"""A broker that runs somewhere already. Nothing of it is ours: it can be connected to, no more.
+"""Brokers that run somewhere already, several of one service if need be. Nothing of them is ours: they can be connected
+to, no more.
 
 With its state directory, profiles and tokens of the scenario are made there, operators act, and the store is looked at.
 """
 
 from pathlib import Path
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 from mqttprov.admin import Admin, StateError, StoreUnavailable
 from mqttprov_simulator.running.values import Endpoint, TokenKey
 from mqttprov_simulator.scenario.model import Scenario, TargetFault, Token
+from mqttprov_simulator.targets.addresses import Address, addresses
 from mqttprov_simulator.targets.preparing import Prepared, prepare, prepare_operator
 from mqttprov_simulator.targets.target import TargetError
 
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
-
 
 class UrlTarget:
-    """A broker by its address (a `Target`)."""
+    """Brokers by their addresses (a `Target`)."""
 
-    def __init__(self, url: str, endpoint: Endpoint, prepared: Prepared, state: Path | None) -> None:
+    def __init__(self, url: str, endpoints: tuple[Endpoint, ...], prepared: Prepared, state: Path | None) -> None:
         self.name: Final = url
-        self.endpoint: Final = endpoint
+        self.endpoints: Final = endpoints
         self.tokens: Final = prepared.tokens
         self.operator: Final = prepared.operator
         self.state: Final = state
-        self.about: Final = {"broker": f"at {url}; its versions and settings are not ours to see"}
+        whose = "its" if len(endpoints) == 1 else "their"
+        self.about: Final = {
+            "broker": f"at {url}; {whose} versions and settings are not ours to see",
+            **({} if len(endpoints) == 1 else {"brokers": f"{len(endpoints)}, the gateways in turn"}),
+        }
 
     @classmethod
     def prepared(
@@ -36,8 +39,8 @@ class UrlTarget:
         `ca`: certificates (PEM) to verify the broker by, for mqtts. `token`: what all gateways provision with; without
         it they need `state`. Raises TargetError.
         """
-        endpoint = _endpoint(url, ca)
-        _check(scenario, endpoint, state, token)
+        endpoints = tuple(_endpoint(address, ca) for address in addresses(url))
+        _check(scenario, endpoints[0], state, token)
         made = Prepared({}, None)
         if state is not None:
             try:
@@ -52,7 +55,7 @@ class UrlTarget:
         if token is not None:
             places = [(group.profile, group.token) for group in scenario.groups]
             made = Prepared({f"{profile}/{name}": token for profile, name in places}, made.operator)
-        return cls(url, endpoint, made, state)
+        return cls(url, endpoints, made, state)
 
     def pids(self) -> dict[str, int]:
         """Give none: its processes are not ours."""
@@ -71,23 +74,14 @@ class UrlTarget:
         return None
 
 
-def _endpoint(url: str, ca: Path | None) -> Endpoint:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    odd = parts.path.strip("/") or parts.query or parts.fragment or parts.username
-    if parts.scheme not in _PORTS or not parts.hostname or port == -1 or odd:
-        raise TargetError(f"{url!r} is no target; give embedded, mosquitto, mqtt://HOST:PORT or mqtts://HOST:PORT")
-    number = port or _PORTS[parts.scheme]
-    if parts.scheme == "mqtt":
-        return Endpoint(host=parts.hostname, port=number)
+def _endpoint(address: Address, ca: Path | None) -> Endpoint:
+    if address.scheme == "mqtt":
+        return Endpoint(host=address.host, port=address.port)
     try:
         pem = None if ca is None else ca.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"the CA certificates cannot be read: {error}") from error
-    return Endpoint(host=parts.hostname, port=None, tls_port=number, ca_pem=pem)
+    return Endpoint(host=address.host, port=None, tls_port=address.port, ca_pem=pem)
 
 
 def _check(scenario: Scenario, endpoint: Endpoint, state: Path | None, token: TokenKey | None) -> None:

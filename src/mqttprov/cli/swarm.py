@@ -42,7 +42,11 @@ def _swarm() -> None:
 ScenarioArgument = Annotated[str, typer.Argument(metavar="SCENARIO", help="A shipped scenario's name, or a TOML file.")]
 TargetOption = Annotated[
     str,
-    typer.Option(metavar="T", help="'embedded' or 'mosquitto', which are started for the run, or mqtt(s)://HOST:PORT."),
+    typer.Option(
+        metavar="T",
+        help="'embedded' or 'mosquitto', which are started for the run, or mqtt(s)://HOST:PORT; several brokers of one "
+        "service with commas between them.",
+    ),
 ]
 GatewaysOption = Annotated[
     int | None,
@@ -135,10 +139,14 @@ def doctor(
     """Say whether a fleet fits on this machine, and which is the largest. Exit status 7 when it does not."""
     from mqttprov_simulator.running.crew import processes_for  # noqa: PLC0415 - see the module's docstring
     from mqttprov_simulator.running.environment import examine, host, most_gateways  # noqa: PLC0415 - the same
+    from mqttprov_simulator.targets.target import TargetError  # noqa: PLC0415 - the same
 
     here = host()
-    workers = processes or processes_for(gateways, here.cores)
-    findings = examine(here, gateways, workers=workers, target=target)
+    workers = processes or processes_for(gateways, here.cores, gateways, here.open_files)
+    try:
+        findings = examine(here, gateways, workers=workers, target=target)
+    except TargetError as error:
+        raise Failure(str(error), Exit.USAGE) from error
     most = most_gateways(findings)
     rows = [{name: getattr(finding, name) for name in _COLUMNS} for finding in findings]
     if json:

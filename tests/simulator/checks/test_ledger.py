@@ -29,6 +29,12 @@ def recording(*standings: Standing, repeated: int = 0, probed: int = 0, unjudged
                      ended_at_s=9.0, repeated=repeated, probed=probed, unjudged=unjudged)  # fmt: skip
 
 
+def standing(group: str, state: str) -> Standing:
+    """Make how a gateway stands that was told nothing."""
+    return Standing(gateway=f"{group}/000001", device=f"{group}-000001", group=group, state=state, registered=False,
+                    fingerprints=(), stored=None, online_at_s=None, refused=None)  # fmt: skip
+
+
 def by_promise(checks: list[Check]) -> dict[str, Check]:
     """Give checks by their promise; there is one for each."""
     assert tuple(check.promise for check in checks) == PROMISES
@@ -95,6 +101,14 @@ def test_absence_is_not_called_held_when_the_run_ended_before_it_showed() -> Non
     assert by_promise(ledger.close([recording(unjudged=3)]))["not-online"].state == "broken"
 
 
+def test_gateways_whose_turn_did_not_come_are_not_counted() -> None:
+    """A run that ended before any of them arrived has checked nothing."""
+    checks = by_promise(Ledger(SCENARIO).close([recording(standing("a", "new"), standing("clones", "new"))]))
+    for promise in ("echoed", "let-in"):
+        assert checks[promise].state == "not checked"
+        assert "before any of its gateways arrived" in (checks[promise].why_not or "")
+
+
 def test_what_could_not_be_seen_broken_is_not_called_held() -> None:
     """Each promise says why it was not checked; the others say at how many it looked."""
     only = Scenario(name="x", summary="", groups=(Group(name="a", gateways=2, arrivals=Storm()),))
@@ -107,9 +121,15 @@ def test_what_could_not_be_seen_broken_is_not_called_held() -> None:
     for fingerprint in ("f1", "f2"):
         ledger.take(told("a/000001", "a-000001", fingerprint))
     store = [Check(promise=promise, state="held", looked_at=5) for promise in ("no-event", "limit-exceeded")]
-    checks = by_promise(ledger.close([recording(repeated=4, probed=1)], store))
+    standings = [
+        standing("a", "online"),
+        standing("a", "new"),
+        standing("few", "awaiting_reply"),
+        standing("few", "new"),
+    ]
+    checks = by_promise(ledger.close([recording(*standings, repeated=4, probed=1)], store))
     assert {check.state for check in checks.values()} == {"held"}
     assert {promise: check.looked_at for promise, check in checks.items()} == {
         "limit-exceeded": 5, "told-not-durable": 2, "reply-to-another": 6, "shared-credential": 2, "answer-changed": 4,
-        "no-event": 5, "old-still-works": 1, "echoed": 200, "let-in": 7, "not-online": 202,
+        "no-event": 5, "old-still-works": 1, "echoed": 1, "let-in": 1, "not-online": 202,
     }  # fmt: skip

@@ -17,6 +17,6 @@ def at_stub(stub: Any, tmp_path: Path) -> Callable[..., Awaitable[Told]]:
 
     async def at(scenario: Scenario, **values: Any) -> Told:
         values.setdefault("directory", str(tmp_path))
-        return await run(scenario, Endpoint(host="127.0.0.1", port=stub.port), **values)
+        return await run(scenario, (Endpoint(host="127.0.0.1", port=stub.port),), **values)
 
     return at

@@ -40,7 +40,7 @@ def plan(*groups: Group, **values: Any) -> Scenario:
     return Scenario(**{"name": "test", "summary": "", "groups": groups, "gateway": IMPATIENT, "stop": stop, **values})
 
 
-async def run(scenario: Scenario, endpoint: Endpoint, **values: Any) -> Told:
+async def run(scenario: Scenario, endpoints: tuple[Endpoint, ...], **values: Any) -> Told:
     """Let one worker run it, beginning once it is ready."""
     said: list[FromWorker] = []
     orders = Orders()
@@ -52,5 +52,5 @@ async def run(scenario: Scenario, endpoint: Endpoint, **values: Any) -> Told:
 
     tokens = {f"{group.profile}/{group.token}": TokenKey("key", "secret") for group in scenario.groups}
     given = {"worker": 0, "workers": 1, "starts_at": 0.0, "tokens": tokens, **values}
-    await work(Assignment(scenario=scenario, endpoint=endpoint, **given), tell, orders)
+    await work(Assignment(scenario=scenario, endpoints=endpoints, **given), tell, orders)
     return Told(said)

@@ -78,7 +78,7 @@ async def test_gateways_have_their_time_from_the_real_end_of_the_plan(stub: Stub
     endpoint = Endpoint(host="127.0.0.1", port=stub.port)
     tokens = {"default/default": TokenKey("key", "secret")}
     scenario = plan(LINE, stop=Stop(timeout_s=20, online_within_s=0.1))
-    given = Assignment(scenario=scenario, worker=0, workers=1, starts_at=0.0, endpoint=endpoint, tokens=tokens)
+    given = Assignment(scenario=scenario, worker=0, workers=1, starts_at=0.0, endpoints=(endpoint,), tokens=tokens)
     said: list[FromWorker] = []
     orders = Orders()
 
@@ -124,7 +124,7 @@ async def test_calls_are_refused_where_the_broker_does_not_bring_them(stub: Stub
     endpoint = Endpoint(host="127.0.0.1", port=stub.port, own_topics=True)
     group = Group(name="a", gateways=1, arrivals=Constant(rate_per_s=1.0), life=Life(rpc_every_s=1.0))
     tokens = {"default/default": TokenKey("key", "secret")}
-    given = Assignment(scenario=plan(group), worker=0, workers=1, starts_at=0.0, endpoint=endpoint, tokens=tokens)
+    given = Assignment(scenario=plan(group), worker=0, workers=1, starts_at=0.0, endpoints=(endpoint,), tokens=tokens)
     await work(given, said.append)
     assert isinstance(said[-1], Failure)
     assert "leave rpc_every_s out" in said[-1].text
@@ -243,7 +243,7 @@ async def test_a_worker_waits_for_the_start_and_ends_when_told(stub: StubBroker)
     orders = Orders()
     assignment = Assignment(
         scenario=plan(LINE, stop=Stop(hold_s=60)), worker=0, workers=1, starts_at=0,
-        endpoint=Endpoint(host="127.0.0.1", port=stub.port), tokens={"default/default": TokenKey("key", "secret")},
+        endpoints=(Endpoint(host="127.0.0.1", port=stub.port),), tokens={"default/default": TokenKey("key", "secret")},
     )  # fmt: skip
 
     def tell(value: FromWorker) -> None:
@@ -268,7 +268,7 @@ async def test_stopped_before_the_start_nothing_has_begun(stub: StubBroker) -> N
     endpoint = Endpoint(host="127.0.0.1", port=stub.port)
     for starts_at in (0.0, time.time() + 60):
         assignment = Assignment(
-            scenario=plan(LINE), worker=0, workers=1, starts_at=starts_at, endpoint=endpoint,
+            scenario=plan(LINE), worker=0, workers=1, starts_at=starts_at, endpoints=(endpoint,),
             tokens={"default/default": TokenKey("key", "secret")},
         )  # fmt: skip
         await asyncio.wait_for(work(assignment, said.append, orders), 5)
@@ -291,7 +291,7 @@ async def test_a_target_that_cannot_be_reached_by_name_or_port_is_a_failure(endp
         worker=3,
         workers=4,
         starts_at=1.0,
-        endpoint=endpoint,
+        endpoints=(endpoint,),
         tokens={"default/default": TokenKey("key", "secret")},
     )
     await work(assignment, said.append)
@@ -302,7 +302,7 @@ async def test_a_target_that_cannot_be_reached_by_name_or_port_is_a_failure(endp
 
 async def test_too_few_open_files_are_a_failure(at_stub: At, monkeypatch: pytest.MonkeyPatch) -> None:
     """P9, before any gateway begins."""
-    monkeypatch.setattr(worker_module, "_SPARE_CONNECTIONS", 1 << 40)
+    monkeypatch.setattr(worker_module, "SPARE_CONNECTIONS", 1 << 40)
     told = await at_stub(plan(LINE))
     assert isinstance(told.end, Failure)
     assert "ulimit" in told.end.text

@@ -53,7 +53,7 @@ def target() -> Iterator[EmbeddedTarget]:
 
 
 async def _run(target: EmbeddedTarget, scenario: Scenario, directory: Path) -> Told:
-    return await run(scenario, target.endpoint, tokens=target.tokens, directory=str(directory))
+    return await run(scenario, target.endpoints, tokens=target.tokens, directory=str(directory))
 
 
 def _files(folder: Path) -> int:

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def test_all_kinds_of_groups_end_as_the_scenario_expects(target: EmbeddedTarget, folder: Path) -> None:
     """P1 and P3 from the outside: everybody expected is in, clones are not, a capped token gives what it has."""
-    told = await run(SCENARIO, target.endpoint, tokens=target.tokens, operator=target.operator, directory=str(folder))
+    told = await run(SCENARIO, target.endpoints, tokens=target.tokens, operator=target.operator, directory=str(folder))
     recording = told.recording
     states: dict[str, list[str]] = {}
     for standing in recording.standings:
@@ -88,7 +88,7 @@ async def test_an_operators_acts_excuse_what_they_lead_to(target: EmbeddedTarget
     """Suspended devices are not missed; that theirs still work although nobody suspended them is seen (P7)."""
     group = Group(name="suspended", gateways=2, arrivals=_SOON)
     suspend = Action(kind="suspend-devices", at_s=0.1, groups=("suspended",))
-    told = await run(plan(group, actions=(suspend,)), target.endpoint, tokens=target.tokens, directory=str(tmp_path))
+    told = await run(plan(group, actions=(suspend,)), target.endpoints, tokens=target.tokens, directory=str(tmp_path))
     assert told.promises == {"old-still-works"}
     assert told.recording.probed == 2
     assert {broken.gateways for broken in told.broken} == {("suspended/000001",), ("suspended/000002",)}
@@ -103,7 +103,7 @@ async def test_an_operators_acts_excuse_what_they_lead_to(target: EmbeddedTarget
 )
 async def test_what_the_target_lacks_is_one_clear_failure(target: EmbeddedTarget, group: Group, says: str) -> None:
     """Before any gateway begins."""
-    told = await run(plan(group), target.endpoint, tokens=target.tokens)
+    told = await run(plan(group), target.endpoints, tokens=target.tokens)
     assert isinstance(told.end, Failure)
     assert says in told.end.text
     assert not told.moments

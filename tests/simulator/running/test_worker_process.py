@@ -58,7 +58,7 @@ def test_a_process_begins_and_ends_as_it_is_told(end: str) -> None:
         assert process.stdin is not None
         _write(process, Assignment(
             scenario=plan(LINE, stop=Stop(timeout_s=60)), worker=0, workers=1, starts_at=0,
-            endpoint=Endpoint(host="127.0.0.1", port=1), tokens={"default/default": TokenKey("key", "secret")},
+            endpoints=(Endpoint(host="127.0.0.1", port=1),), tokens={"default/default": TokenKey("key", "secret")},
         ))  # fmt: skip
         said = _said(process)
         assert isinstance(next(said), Ready)

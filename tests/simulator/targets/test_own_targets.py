@@ -58,9 +58,9 @@ def own(request: pytest.FixtureRequest, need: Callable[[str], None]) -> Open:
 
 def swarm(target: Target, gateways: int = 20, *, token: str = "default/default") -> Summary:  # noqa: S107 - a name
     """Register gateways with a target, riding out what happens."""
-    port, issued = target.endpoint.port, target.tokens[token]
+    port, issued = target.endpoints[0].port, target.tokens[token]
     assert port is not None
-    plan = SwarmPlan(host=target.endpoint.host, port=port, key=issued.key, secret=issued.secret, gateways=gateways,
+    plan = SwarmPlan(host=target.endpoints[0].host, port=port, key=issued.key, secret=issued.secret, gateways=gateways,
                      stay_connected=True, hold_s=0.1, timeout_s=40)  # fmt: skip
     base = msgspec.structs.replace(plan.machine, backoff_base_s=0.1, backoff_cap_s=0.5)
     return run_swarm(msgspec.structs.replace(plan, machine=base)).summary
@@ -72,7 +72,7 @@ def test_it_has_what_the_scenario_needs_and_survives_every_fault(own: Open) -> N
         assert set(target.tokens) == {"default/default", "default/capped", "factory/default"}
         assert target.state is not None
         assert target.operator is not None
-        assert (target.endpoint.tls_port is None, target.endpoint.ca_pem is None) == (False, False)
+        assert (target.endpoints[0].tls_port is None, target.endpoints[0].ca_pem is None) == (False, False)
         with Admin(target.state) as admin:
             assert sorted(device.name for device in admin.devices()) == [f"known-{n:06}" for n in range(1, 6)]
             assert {(t.profile, t.name): t.max_registrations for t in admin.tokens()} == {
@@ -104,7 +104,7 @@ def test_a_full_disk_fails_closed_and_loses_nothing(own: Open) -> None:
     with own(SCENARIO) as target:
         assert swarm(target).registered == 20
         target.strike(fault)
-        port, token = target.endpoint.port, target.tokens["default/capped"]
+        port, token = target.endpoints[0].port, target.tokens["default/capped"]
         assert port is not None
         refused = run_swarm(
             SwarmPlan(

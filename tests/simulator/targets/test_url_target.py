@@ -34,9 +34,20 @@ def test_one_token_is_for_all_groups() -> None:
     groups = tuple(Group(name=name, gateways=1, arrivals=Storm(), token=name) for name in ("a", "b"))
     target = url_target(PLAIN, scenario(groups=groups))
     assert target.tokens == {"default/a": KEY, "default/b": KEY}
-    assert (target.endpoint.host, target.endpoint.port, target.endpoint.tls_port) == ("10.0.0.1", 1883, None)
+    assert (target.endpoints[0].host, target.endpoints[0].port, target.endpoints[0].tls_port) == (
+        "10.0.0.1",
+        1883,
+        None,
+    )
     assert (target.pids(), target.state, target.trouble()) == ({}, None, None)
     assert "not-told" not in repr(target.tokens)
+
+
+def test_several_brokers_are_one_target() -> None:
+    """In the order as written, which is what decides where a gateway goes."""
+    target = url_target("mqtt://10.0.0.1:1884, mqtt://b", scenario())
+    assert [(one.host, one.port) for one in target.endpoints] == [("10.0.0.1", 1884), ("b", 1883)]
+    assert "2" in target.about["brokers"]
 
 
 def test_tls_is_verified_by_the_given_certificates(tmp_path: Path) -> None:
@@ -46,7 +57,7 @@ def test_tls_is_verified_by_the_given_certificates(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"ca\.pem"):
         UrlTarget.prepared(TLS, scenario(groups=groups), ca=ca, token=KEY, state=None)
     ca.write_text("pem")
-    endpoint = UrlTarget.prepared(TLS, scenario(groups=groups), ca=ca, token=KEY, state=None).endpoint
+    endpoint = UrlTarget.prepared(TLS, scenario(groups=groups), ca=ca, token=KEY, state=None).endpoints[0]
     assert (endpoint.port, endpoint.tls_port, endpoint.ca_pem) == (None, 8884, "pem")
 
 
@@ -57,6 +68,10 @@ def test_tls_is_verified_by_the_given_certificates(tmp_path: Path) -> None:
         ("mqtt://", {}, "no target"),
         ("mqtt://a:99999", {}, "no target"),
         ("mqtt://a/topic", {}, "no target"),
+        ("mqtt://a,embedded", {}, "'embedded' is no target"),
+        ("mqtt://a,", {}, "'' is no target"),
+        ("mqtt://a,mqtts://b", {}, "with TLS and others without"),
+        ("mqtt://a:1884,mqtt://b,mqtt://a:1884", {}, "a:1884 twice"),
         (TLS, {}, "connects without TLS"),
         (PLAIN, {"groups": (Group(name="a", gateways=1, arrivals=Storm(), tls=True),)}, "mqtts://"),
         (PLAIN, {"groups": (Group(name="a", gateways=1, arrivals=Storm(), credentials="X509_CERTIFICATE"),)}, "mqtts"),
