@@ -23,23 +23,13 @@ static void set_first(struct session *session)
 	HASH_ADD_KEYPTR(hh_principal, by_principal, session->principal, strlen(session->principal), session);
 }
 
-static void join(struct session *session)
-{
-	session->next = sessions_of(session->principal);
-	if(session->next) HASH_DELETE(hh_principal, by_principal, session->next);
-	set_first(session);
-}
-
 static void leave(struct session *session)
 {
-	struct session *before = sessions_of(session->principal);
-	if(before == session){
-		HASH_DELETE(hh_principal, by_principal, session);
-		if(session->next) set_first(session->next);
-		return;
-	}
-	while(before->next != session) before = before->next;
-	before->next = session->next;
+	struct session *first = sessions_of(session->principal), **place = &first;
+	HASH_DELETE(hh_principal, by_principal, first);
+	while(*place != session) place = &(*place)->next;
+	*place = session->next;
+	if(first) set_first(first);
 }
 
 static void release(struct session *session)
@@ -67,7 +57,9 @@ struct session *session_add(const struct mosquitto *client, const struct princip
 	before = session_by_client_id(session->client_id);
 	if(before) session_remove(before);
 	HASH_ADD_KEYPTR(hh, sessions, session->client_id, strlen(session->client_id), session);
-	join(session);
+	session->next = sessions_of(session->principal);
+	if(session->next) HASH_DELETE(hh_principal, by_principal, session->next);
+	set_first(session);
 	return session;
 }
 
