@@ -7,14 +7,14 @@
 #include "gate.h"
 
 #define SESSION_LIFE_S 60 /* of a provisioning session that asks nothing, as with ThingsBoard */
-#define ANSWER_S 30 /* for so long it waits for a reply; then its device has to come again */
+#define ANSWER_S 10 /* for so long it waits for a reply: one that the broker has dropped is never answered */
 #define REQUEST_PATIENCE_S 5 /* for so long nobody else gets the client id of a provisioning session */
 #define KEPT_S 86400 /* for so long a session that has ended is remembered, if it must be */
 #define MAX_KEPT 16384
 #define MAX_REFUSALS 50 /* of each reason, that are told one by one in a second; the others are told as a number */
 #define SEEN_EVERY_S 3600 /* so often the responder is told that a device is in use */
 #define TELL_AGAIN_S 5 /* a first login that is not recorded by then */
-#define TELL_AT_ONCE 500 /* logins: more might not fit into the broker's queue for the responder */
+#define TELL_AT_ONCE 1000 /* logins: more might not fit into the broker's queue for the responder */
 #define EVT_CLIENT_OFFLINE 28 /* 2.1 says so, not by DISCONNECT, that a durable session's connection ends */
 #define TAKES_REQUESTS "$share/prov/" INTERNAL "request/+"
 
@@ -267,13 +267,14 @@ static void sweep(void)
 	responder_lost = false;
 }
 
-static void on_tick(void)
+static void on_tick(struct mosquitto_evt_tick *tick)
 {
 	static time_t swept;
 	reloading = false;
 	turn++;
 	if(swept == now_s() && !responder_lost) return; /* under load this is called for every turn of the loop */
 	swept = now_s();
+	tick->next_ns = 1; /* for 2.1, where these are ms: what is told here leaves when the broker wakes up again */
 	tell_further_refusals();
 	sweep();
 }
@@ -289,7 +290,7 @@ static int on_event(int event, void *data, void *unused)
 		case MOSQ_EVT_ACL_CHECK: return on_access(data) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
 		case MOSQ_EVT_MESSAGE: return on_message(data) ? MOSQ_ERR_SUCCESS : MOSQ_ERR_ACL_DENIED;
 		case MOSQ_EVT_CONTROL: on_control(data); break;
-		case MOSQ_EVT_TICK: on_tick(); break;
+		case MOSQ_EVT_TICK: on_tick(data); break;
 		case MOSQ_EVT_RELOAD: reloading = true; break;
 		case MOSQ_EVT_DISCONNECT:
 		case EVT_CLIENT_OFFLINE: on_disconnect(((struct mosquitto_evt_disconnect *)data)->client); break;
