@@ -108,10 +108,8 @@ bool credentials_open(const char *database, const char *pepper_file, const char 
 
 static void disconnect(void)
 {
-	for(int i = 0; i < QUERIES; i++){
-		sqlite3_finalize(db.statements[i]);
-		db.statements[i] = NULL;
-	}
+	for(int i = 0; i < QUERIES; i++) sqlite3_finalize(db.statements[i]);
+	memset(db.statements, 0, sizeof(db.statements));
 	sqlite3_close(db.connection);
 	db.connection = NULL;
 }

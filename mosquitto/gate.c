@@ -207,13 +207,6 @@ static bool may_listen(struct session *session, const struct mosquitto_evt_acl_c
 	return true;
 }
 
-static bool may_leave(struct session *session, const char *topic)
-{
-	session_unsubscribe(session, topic);
-	if(!strcmp(topic, TAKES_REQUESTS)) session->serves = false; /* and what it has taken it still answers */
-	return true;
-}
-
 static bool on_access(const struct mosquitto_evt_acl_check *check)
 {
 	struct session *session = session_of(check->client);
@@ -222,7 +215,11 @@ static bool on_access(const struct mosquitto_evt_acl_check *check)
 		case MOSQ_ACL_READ: return may(&session->who, RECEIVE, check->topic);
 		case MOSQ_ACL_WRITE: return may_write(session, check);
 		case MOSQ_ACL_SUBSCRIBE: return may_listen(session, check);
-		case MOSQ_ACL_UNSUBSCRIBE: return may_leave(session, check->topic);
+		case MOSQ_ACL_UNSUBSCRIBE:
+			session_unsubscribe(session, check->topic);
+			/* What it has taken it still answers. */
+			if(!strcmp(check->topic, TAKES_REQUESTS)) session->serves = false;
+			return true;
 	}
 	return false;
 }
@@ -249,11 +246,10 @@ static void sweep(void)
 {
 	bool served = is_served(), lost = responder_lost || !served;
 	size_t told = 0, kept = 0;
-	struct session *next;
-	for(struct session *session = session_after(NULL); session; session = next){
+	struct session *session, *next;
+	HASH_ITER(hh, sessions, session, next){
 		const struct principal *who = &session->who;
 		time_t age = now_s() - session->since;
-		next = session_after(session);
 		if(who->role == ROLE_DEVICE && served && told < TELL_AT_ONCE) told += tell_login(session);
 		if(session->ended){
 			bool needed = (session->durable || who->first) && age < KEPT_S && kept++ < MAX_KEPT;
@@ -347,7 +343,7 @@ EXPORTED int mosquitto_plugin_cleanup(void *unused, struct mosquitto_opt *option
 	for(size_t i = 0; i < EVENTS; i++){
 		mosquitto_callback_unregister(plugin_id, events[i], on_event, CONTROL_TOPIC);
 	}
-	while(session_after(NULL)) session_remove(session_after(NULL));
+	while(sessions) session_remove(sessions);
 	tls_close();
 	credentials_close();
 	return MOSQ_ERR_SUCCESS;

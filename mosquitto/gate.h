@@ -105,13 +105,13 @@ bool on_message(struct mosquitto_evt_message *event);
 void on_control(const struct mosquitto_evt_control *control);
 
 /* sessions.c */
+extern struct session *sessions; /* all of them, by client id: for HASH_ITER */
 bool random_handle(char text[HANDLE_CHARS + 1]);
 /* Let it have the client id, instead of whoever had it; take what `who` points to. NULL: there is no memory. */
 struct session *session_add(const struct mosquitto *client, const struct principal *who);
 void session_remove(struct session *session);
 struct session *session_by_client_id(const char *client_id);
 struct session *sessions_of(const char *principal); /* the first; the others by `next` */
-struct session *session_after(struct session *session); /* all of them; NULL begins */
 bool session_subscribe(struct session *session, const char *filter, uint8_t qos);
 void session_unsubscribe(struct session *session, const char *filter);
 int session_granted(const struct session *session, const char *topic); /* highest QoS; -1: not subscribed */

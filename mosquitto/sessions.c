@@ -7,7 +7,7 @@
 
 #include "gate.h"
 
-static struct session *sessions; /* by client id */
+struct session *sessions;
 static struct session *by_principal; /* the first of each */
 
 bool random_handle(char text[HANDLE_CHARS + 1])
@@ -83,11 +83,6 @@ struct session *sessions_of(const char *principal)
 	struct session *first = NULL;
 	HASH_FIND(hh_principal, by_principal, principal, strlen(principal), first);
 	return first;
-}
-
-struct session *session_after(struct session *session)
-{
-	return session ? session->hh.next : sessions;
 }
 
 bool session_subscribe(struct session *session, const char *text, uint8_t qos)

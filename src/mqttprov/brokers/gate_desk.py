@@ -102,7 +102,8 @@ class GateDesk:
     def _on_refused(self, link: GateLink, publish: Publish, reason: str) -> None:
         # More in a second than the gate tells one by one come as a number, without their sources.
         source = dict(publish.properties.user_properties).get("source")
-        self._responder.count(EventKind.LOGIN_REFUSED, source, LoginRefusal(reason), times=int(publish.payload))
+        refusal, times = LoginRefusal(reason), int(publish.payload)
+        self._responder.count(EventKind.LOGIN_REFUSED, source, refusal, times=times)
         link.settle(publish.packet_id)
 
     def _on_ask(self, link: GateLink, publish: Publish, handle: str) -> None:
