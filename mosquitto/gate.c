@@ -99,8 +99,8 @@ static void end_session(struct session *session)
 static bool may_take_over(const struct session *holder, const struct principal *who)
 {
 	bool same_role = holder->who.role == who->role;
-	if(holder->replied == turn) return false;
 	if(same_role && who->name && !strcmp(holder->who.name, who->name)) return true;
+	if(holder->sent == turn) return false;
 	if(holder->ended) return !holder->durable && !holder->who.first;
 	/* Provisioning sessions have no name, but an id that many devices share, one after another. */
 	return same_role && !who->name && !holder->waits && now_s() - holder->since >= REQUEST_PATIENCE_S;

@@ -69,7 +69,7 @@ struct session {
 	char source[64];               /* address */
 	time_t since; /* its begin, its last request or reply, or its end */
 	time_t told;  /* when the responder was last told of its first login */
-	unsigned replied; /* the turn of the broker's loop in which it was last sent a reply */
+	unsigned sent;    /* the turn of the broker's loop in which something was last sent to its client id */
 	bool durable;     /* the broker may keep its client id and messages when it ends */
 	bool ended;
 	bool waits;             /* for a reply */

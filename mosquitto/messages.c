@@ -35,13 +35,14 @@ void to_responder(const char *kind, const char *id, const void *payload, size_t 
 }
 
 /* Send a device what it has subscribed to on a topic of its own. */
-static bool to_session(const struct session *session, const struct message *message)
+static bool to_session(struct session *session, const struct message *message)
 {
 	struct message sent = *message;
 	bool ours = session->who.role == ROLE_DEVICE && is_own_topic(message->topic) && !session->ended;
 	int granted = ours ? session_granted(session, message->topic) : -1;
 	if(granted < 0) return false;
 	if(granted < sent.qos) sent.qos = granted;
+	session->sent = turn;
 	publish(session->client_id, &sent, NULL);
 	return true;
 }
@@ -111,7 +112,7 @@ static void reply(struct session *session, const char *payload, size_t size)
 	struct message message = {RESPONSE_TOPIC, payload, size, session_granted(session, RESPONSE_TOPIC) ? 1 : 0};
 	session->waits = false;
 	session->since = now_s();
-	session->replied = turn;
+	session->sent = turn;
 	publish(session->client_id, &message, NULL);
 }
 
