@@ -140,7 +140,7 @@ def _kicks(port: int, devices: int, rounds: int) -> list[float]:
     took_ms = []
     for number in range(rounds):
         device, _ = _login(port, Connect("", username=_token(number % devices)))
-        session.publish(CONTROL_TOPIC, f"kick {_device_id(number % devices)} 0 0".encode(), 1)
+        session.publish(CONTROL_TOPIC, f"kick 0 0 d:gw-{number % devices}".encode(), 1)
         began_s = time.perf_counter()
         responder.sendall(session.take_output())
         while device.recv(4096):

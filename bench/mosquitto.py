@@ -60,12 +60,11 @@ async def _do_nothing(port: int, token: str) -> None:
 
     async def prepare(link: GateLink) -> None:
         await link.subscribe(*SHARED_FILTERS)
-        await link.execute("hello - 0")
 
     def answer(link: GateLink, publish: Publish) -> None:
         kind, _, handle = publish.topic.removeprefix("_prov/").partition("/")
         if kind == "request":
-            link.command(f"reply {handle} {len(reply)}", reply)
+            link.command(f"reply 0 {len(reply)} p:{handle}", reply)
         link.settle(publish.packet_id)
 
     address = BrokerAddress("127.0.0.1", port, tls=False)

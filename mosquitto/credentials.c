@@ -27,40 +27,42 @@
 	"iif(p." column " = '[]', NULL," \
 	" (SELECT group_concat(replace(value, '%d', d.name), char(10)) FROM json_each(p." column ")))"
 
+/* A keyed hash (hex) of what it is for and up to two parts, joined by NUL: none of them can hold one. */
+#define MAC(use, parts) "lower(hex(mac('" use "' || char(0) || " parts ")))"
+
 _Static_assert(ROLE_DEVICE == 1 && ROLE_OPERATOR == 2 && ROLE_OBSERVER == 3, "the query says so");
 
 enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
-/* The ways in. Three of them are those of devices, each with a login key. */
-enum way { TOKEN_OR_CERTIFICATE, BASIC, BASIC_WITH_ID, OPERATOR, WAYS };
-_Static_assert(!TOKEN_OR_CERTIFICATE && BASIC == 1 && BASIC_WITH_ID == 2 && OPERATOR == 3, "the query says so");
-
 /* Each row of a login is one that it may be: how it is proved, whether it may log in, and who it is; `issuers` are
- * the authorities of a profile, if a certificate counts only by them and was not registered by itself. ?1 to ?3 are
- * the login keys that it may have, ?4 the name of an operator, ?5 the time. The operator comes first: a device
- * may have chosen a token or user name that is an operator's name. Then what is bound to the client id, as in
- * ThingsBoard, and the newest. Numbers of roles are those of gate.h. With a LIMIT SQLite would sort in a table of
- * its own, which takes longer than the rest. */
+ * the authorities of a profile, if a certificate counts only by them and was not registered by itself. ?1 is the
+ * user name, ?2 the password, ?3 the client id, ?4 the SHA-256 of the certificate, ?5 the time. A hash of what is
+ * NULL is empty, which is nobody's. The operator comes first: a device may have chosen a token or user name that is
+ * an operator's name. Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of roles are
+ * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than the rest. */
 static const char *const queries[QUERIES] = {
 	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
 	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"
 	" 'it is no database of mqttprov') FROM pragma_application_id, pragma_user_version"
 	" WHERE application_id <> 0x6D717076 OR user_version < 9",
 	[LOGIN] =
-	"SELECT verifier, way, live, role, name, id, generation, first, rotation_due, seen, publish, subscribe, issuers"
+	"SELECT verifier, shown, live, role, name, id, generation, first, rotation_due, seen, publish, subscribe, issuers"
 	" FROM ("
-	" SELECT c.verifier, CASE c.login_key WHEN ?1 THEN 0 WHEN ?2 THEN 1 ELSE 2 END AS way, " MAY_LOG_IN " AS live,"
-	"  1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
+	" SELECT c.verifier, " MAC("login-password", "c.login_key || char(0) || ?2") " AS shown,"
+	"  " MAY_LOG_IN " AS live, 1 AS role, d.name, d.id, c.generation, c.first_login_ms IS NULL AS first,"
 	"  c.generation <= d.rotate_from AS rotation_due,"
 	"  iif(c.first_login_ms IS NULL, ?5, d.last_seen_ms / 1000) AS seen,"
 	"  " PATTERNS("publish_topics") " AS publish, " PATTERNS("subscribe_topics") " AS subscribe,"
 	"  iif(c.type = 'X509_CERTIFICATE' AND c.certificate IS NULL, coalesce(p.authorities, ''), NULL) AS issuers,"
 	"  c.client_id IS NULL AS rank"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
-	" WHERE c.login_key IN (?1, ?2, ?3) AND c.ended = 0"
+	" WHERE c.ended = 0 AND c.login_key IN (" MAC("login-token", "?1") ","
+	"  iif(?4 IS NULL, '', " MAC("login-certificate", "lower(hex(?4))") "),"
+	"  iif(?2 IS NULL, '', " MAC("login-basic", "?1") "),"
+	"  iif(?2 IS NULL, '', " MAC("login-basic-id", "?1 || char(0) || ?3") "))"
 	" UNION ALL"
-	" SELECT verifier, 3, TRUE, iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?5, NULL, NULL, NULL,"
-	"  -1"
-	" FROM operator WHERE name = ?4)"
+	" SELECT verifier, " MAC("operator-password", "?1 || char(0) || ?2") ", TRUE,"
+	"  iif(role = 'operator', 2, 3), name, '', 0, FALSE, FALSE, ?5, NULL, NULL, NULL, -1"
+	" FROM operator WHERE name = ?1 AND ?2 IS NOT NULL)"
 	" ORDER BY rank, generation DESC",
 	[MAY_STAY] =
 	"SELECT 1 FROM device d JOIN credential c ON c.device_id = d.id AND c.generation = ?2"
@@ -106,10 +108,8 @@ bool credentials_open(const char *database, const char *pepper_file, const char 
 
 static void disconnect(void)
 {
-	for(int i = 0; i < QUERIES; i++){
-		sqlite3_finalize(db.statements[i]);
-		db.statements[i] = NULL;
-	}
+	for(int i = 0; i < QUERIES; i++) sqlite3_finalize(db.statements[i]);
+	memset(db.statements, 0, sizeof(db.statements));
 	sqlite3_close(db.connection);
 	db.connection = NULL;
 }
@@ -129,6 +129,19 @@ static bool unavailable(const char *why)
 	return false;
 }
 
+/* For SQL: the keyed hash of a text. */
+static void mac(sqlite3_context *answer, int count, sqlite3_value **values)
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int length = 0;
+	const unsigned char *text = sqlite3_value_text(values[0]);
+	size_t size = (size_t)sqlite3_value_bytes(values[0]);
+	(void)count;
+	if(text && HMAC(EVP_sha256(), db.pepper, KEY_BYTES, text, size, digest, &length)){
+		sqlite3_result_blob(answer, digest, (int)length, SQLITE_TRANSIENT);
+	}
+}
+
 /* Make sure that the database is open, and that it is still the one at this path. It has no busy timeout: the
  * broker serves nobody while it waits. */
 static bool connected(void)
@@ -139,6 +152,8 @@ static bool connected(void)
 	disconnect();
 	db.file = file;
 	int error = sqlite3_open_v2(db.path, &db.connection, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
+	int kind = SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_DIRECTONLY;
+	if(!error) error = sqlite3_create_function(db.connection, "mac", 1, kind, NULL, mac, NULL, NULL);
 	for(int i = 0; i < QUERIES && !error; i++){
 		error = sqlite3_prepare_v3(db.connection, queries[i], -1, SQLITE_PREPARE_PERSISTENT,
 			&db.statements[i], NULL);
@@ -158,40 +173,6 @@ static void done_with(sqlite3_stmt *statement)
 {
 	sqlite3_reset(statement);
 	sqlite3_clear_bindings(statement);
-}
-
-static void hex(char *text, const unsigned char *bytes, size_t count)
-{
-	for(size_t i = 0; i < count; i++) snprintf(text + 2 * i, 3, "%02x", bytes[i]);
-}
-
-/* A keyed hash (hex) of up to three parts, joined by NUL: none of them can hold one. Without memory it is empty,
- * which is nobody's. */
-static void mac(char text[MAC_CHARS + 1], const char *use, const char *first, const char *second)
-{
-	unsigned char digest[EVP_MAX_MD_SIZE];
-	unsigned int length = 0;
-	char *message = NULL;
-	int size = asprintf(&message, "%s%c%s%c%s", use, 0, first, 0, second ? second : "");
-	if(size < 0) return;
-	size -= !second; /* without the NUL before it */
-	if(HMAC(EVP_sha256(), db.pepper, KEY_BYTES, (unsigned char *)message, (size_t)size, digest, &length)){
-		hex(text, digest, length);
-	}
-	OPENSSL_cleanse(message, (size_t)size);
-	free(message);
-}
-
-/* SHA-256 of the client's certificate, hex; false if there is none. */
-static bool fingerprint_of(const struct mosquitto *client, char text[MAC_CHARS + 1])
-{
-	unsigned char digest[EVP_MAX_MD_SIZE];
-	unsigned int length = 0;
-	X509 *certificate = mosquitto_client_certificate(client);
-	bool made = certificate && X509_digest(certificate, EVP_sha256(), digest, &length) == 1;
-	if(made) hex(text, digest, length);
-	X509_free(certificate);
-	return made;
 }
 
 static char *copy(sqlite3_stmt *row, int column)
@@ -248,41 +229,35 @@ static enum verdict take(const struct mosquitto *client, sqlite3_stmt *row, stru
 	return who->role == ROLE_DEVICE && !is_name(who->name) ? REFUSED_STATE : LET_IN;
 }
 
-/* Whether a row of the login query asks for no password, or for that of which these are the verifiers. */
-static bool is_proved(sqlite3_stmt *row, char verifiers[WAYS][MAC_CHARS + 1])
+/* Whether a row of the login query asks for no password, or for the one that was shown. */
+static bool is_proved(sqlite3_stmt *row)
 {
-	int type = sqlite3_column_type(row, 0), way = sqlite3_column_int(row, 1);
-	if(type == SQLITE_NULL) return true;
-	const void *verifier = sqlite3_column_blob(row, 0);
-	return verifier && sqlite3_column_bytes(row, 0) == MAC_CHARS &&
-		!CRYPTO_memcmp(verifier, verifiers[way], MAC_CHARS);
+	if(sqlite3_column_type(row, 0) == SQLITE_NULL) return true;
+	const void *verifier = sqlite3_column_text(row, 0), *shown = sqlite3_column_text(row, 1);
+	bool whole = sqlite3_column_bytes(row, 0) == MAC_CHARS && sqlite3_column_bytes(row, 1) == MAC_CHARS;
+	return verifier && shown && whole && !CRYPTO_memcmp(verifier, shown, MAC_CHARS);
 }
 
 /* Without user name the certificate counts. */
 static enum verdict look_up(struct mosquitto *client, const char *username, const char *password,
 	struct principal *who)
 {
-	char keys[WAYS][MAC_CHARS + 1] = {0}, verifiers[WAYS][MAC_CHARS + 1] = {0}, fingerprint[MAC_CHARS + 1];
+	unsigned char fingerprint[EVP_MAX_MD_SIZE];
+	unsigned int length = 0;
+	X509 *certificate = username ? NULL : mosquitto_client_certificate(client);
 	sqlite3_stmt *row = db.statements[LOGIN];
 	enum verdict verdict = REFUSED_UNKNOWN;
 	int step;
-	if(username){
-		mac(keys[TOKEN_OR_CERTIFICATE], "login-token", username, NULL);
-	}else if(fingerprint_of(client, fingerprint)){
-		mac(keys[TOKEN_OR_CERTIFICATE], "login-certificate", fingerprint, NULL);
+	sqlite3_bind_text(row, 1, username, -1, SQLITE_STATIC);
+	sqlite3_bind_text(row, 2, password, -1, SQLITE_STATIC);
+	sqlite3_bind_text(row, 3, mosquitto_client_id(client), -1, SQLITE_STATIC);
+	if(certificate && X509_digest(certificate, EVP_sha256(), fingerprint, &length)){
+		sqlite3_bind_blob(row, 4, fingerprint, (int)length, SQLITE_STATIC);
 	}
-	if(username && password){
-		const char *client_id = mosquitto_client_id(client);
-		mac(keys[BASIC], "login-basic", username, NULL);
-		if(*client_id) mac(keys[BASIC_WITH_ID], "login-basic-id", username, client_id);
-		for(int i = 0; i < OPERATOR; i++) mac(verifiers[i], "login-password", keys[i], password);
-		mac(verifiers[OPERATOR], "operator-password", username, password);
-		sqlite3_bind_text(row, 4, username, -1, SQLITE_STATIC);
-	}
-	for(int i = 0; i < OPERATOR; i++) if(*keys[i]) sqlite3_bind_text(row, i + 1, keys[i], MAC_CHARS, SQLITE_STATIC);
+	X509_free(certificate);
 	sqlite3_bind_int64(row, 5, time(NULL));
 	while((step = sqlite3_step(row)) == SQLITE_ROW){
-		verdict = is_proved(row, verifiers) ? take(client, row, who) : REFUSED_PASSWORD;
+		verdict = is_proved(row) ? take(client, row, who) : REFUSED_PASSWORD;
 		if(verdict != REFUSED_PASSWORD) break;
 	}
 	done_with(row);

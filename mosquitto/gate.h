@@ -2,8 +2,9 @@
  * their private replies travel between a connection and the responder. It decides by a database that it only
  * reads; every change is the responder's. Everything runs in the broker's one thread.
  *
- * gate.c         the plugin's entry and its callbacks
- * sessions.c     who is connected: by connection, handle, client id and device
+ * gate.c         the plugin's entry, who comes in, who may what, and when a session is over
+ * messages.c     how messages, requests and replies travel
+ * sessions.c     who is connected: by client id and by principal
  * credentials.c  what a CONNECT presents, against the database
  * tls.c          client certificates where none is demanded
  * topics.c       who may publish and subscribe where
@@ -58,37 +59,59 @@ struct filter {
 	char text[];
 };
 
-/* One connection that was let in; for a while also one that has ended. */
+/* Who has a client id: a connection that was let in; for a while also one that has ended. */
 struct session {
-	struct mosquitto *client; /* key: the connection itself, never its client id */
+	char *client_id; /* key */
+	const struct mosquitto *client;
 	struct principal who;
+	char *principal;               /* key, of several; as the broker shows it: `d:<name>` of a device */
 	char handle[HANDLE_CHARS + 1]; /* what the responder knows it by; a new one for each connection */
-	char *client_id;
-	char source[64]; /* address */
-	time_t since; /* its begin, its last reply or its end */
-	bool durable; /* the broker may keep its client id and messages when it ends */
+	char source[64];               /* address */
+	time_t since; /* its begin, its last request or reply, or its end */
+	time_t told;  /* when the responder was last told of its first login */
+	unsigned sent;    /* the turn of the broker's loop in which something was last sent to its client id */
+	bool durable;     /* the broker may keep its client id and messages when it ends */
 	bool ended;
-	bool kept; /* though it has ended */
-	char *unsettled; /* what the responder has not answered: a request or a first login; NULL: nothing */
-	size_t unsettled_size;
-	unsigned told;    /* the turn of the broker's loop in which the responder was told of that */
-	unsigned replied; /* that in which it was last sent a reply */
+	bool waits;             /* for a reply */
+	bool serves;            /* a responder that takes requests */
+	unsigned filter_count;
 	struct filter *filters; /* on the topics that only this plugin serves */
-	struct session *next_of_device;
-	UT_hash_handle hh, hh_handle, hh_client, hh_id, hh_name;
+	struct session *next;   /* of the same principal */
+	UT_hash_handle hh, hh_principal;
 };
 
+struct message {
+	const char *topic;
+	const void *payload;
+	size_t size;
+	int qos;
+};
+
+/* gate.c */
+/* What a plugin sends to a client id leaves in the next turn of the broker's loop, and whoever connects with
+ * that id until then would get it. */
+extern unsigned turn;
+time_t now_s(void); /* not of the clock that somebody sets */
+struct session *session_of(const struct mosquitto *client); /* that a connection has, or had until now */
+void kick(struct session *session);
+
+/* messages.c */
+void to_responder(const char *kind, const char *id, const void *payload, size_t size, const char *key,
+	const char *value);
+void tell_first_login(struct session *session);
+/* Bring a message or a will to whom it is for, if its topic means something else than it says. */
+void translate(const struct session *session, const struct message *message);
+bool on_message(struct mosquitto_evt_message *event);
+void on_control(const struct mosquitto_evt_control *control);
+
 /* sessions.c */
+extern struct session *sessions; /* all of them, by client id: for HASH_ITER */
 bool random_handle(char text[HANDLE_CHARS + 1]);
-struct session *session_add(struct mosquitto *client, const struct principal *who);
-void session_leave_client(struct session *session); /* its place in memory is another connection's now */
+/* Let it have the client id, instead of whoever had it; take what `who` points to. NULL: there is no memory. */
+struct session *session_add(const struct mosquitto *client, const struct principal *who);
 void session_remove(struct session *session);
-struct session *session_of(const struct mosquitto *client);
-struct session *session_by_handle(const char *handle);
 struct session *session_by_client_id(const char *client_id);
-struct session *session_by_device_id(const char *id); /* that device's first; the others by next_of_device */
-struct session *session_by_device_name(const char *name);
-struct session *session_next(struct session *after); /* all of them; NULL begins */
+struct session *sessions_of(const char *principal); /* the first; the others by `next` */
 bool session_subscribe(struct session *session, const char *filter, uint8_t qos);
 void session_unsubscribe(struct session *session, const char *filter);
 int session_granted(const struct session *session, const char *topic); /* highest QoS; -1: not subscribed */
@@ -113,6 +136,6 @@ bool is_own_topic(const char *topic);
 bool is_name(const char *name); /* whether it may become part of a topic */
 /* `v1/devices/me/x` of device D is `v1/devices/D/x` for everybody else. False: there is no such topic. */
 bool topic_inward(const char *name, const char *topic, char inward[TOPIC_SIZE]);
-bool topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1], char outward[TOPIC_SIZE]);
+bool topic_outward(const char *topic, char device[MAX_NAME_BYTES + 3], char outward[TOPIC_SIZE]);
 
 #endif

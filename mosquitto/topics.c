@@ -104,12 +104,12 @@ bool topic_inward(const char *name, const char *topic, char inward[TOPIC_SIZE])
 	return snprintf(inward, TOPIC_SIZE, DEVICES "%s/%s%s", name, part, rest) < TOPIC_SIZE;
 }
 
-bool topic_outward(const char *topic, char name[MAX_NAME_BYTES + 1], char outward[TOPIC_SIZE])
+bool topic_outward(const char *topic, char device[MAX_NAME_BYTES + 3], char outward[TOPIC_SIZE])
 {
 	if(!begins(topic, DEVICES)) return false;
-	const char *device = topic + strlen(DEVICES), *rest = strchr(device, '/');
-	if(!rest || rest == device || rest - device > MAX_NAME_BYTES) return false;
-	snprintf(name, MAX_NAME_BYTES + 1, "%.*s", (int)(rest - device), device);
+	const char *name = topic + strlen(DEVICES), *rest = strchr(name, '/');
+	if(!rest || rest == name || rest - name > MAX_NAME_BYTES) return false;
+	snprintf(device, MAX_NAME_BYTES + 3, "d:%.*s", (int)(rest - name), name);
 	bool gateway = begins(rest, "/gateway/");
 	rest += strlen(gateway ? "/gateway/" : "/");
 	return snprintf(outward, TOPIC_SIZE, "%s%s", gateway ? GATEWAY : ME, rest) < TOPIC_SIZE;

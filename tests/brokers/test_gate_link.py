@@ -65,9 +65,9 @@ async def test_commands_leave_together_and_acknowledgements_behind_them(connect:
         while not link._session._inbound_window():  # noqa: ASYNC110 - the link tells nobody of it but its owner
             await asyncio.sleep(0.01)
     link.settle(1)
-    link.command("reply a 2", b"ok")
-    link.command("recorded b 1")
-    assert (await server.until(2))[:2] == [(CONTROL_TOPIC, b"reply a 2\nokrecorded b 1\n"), ("PUBACK", b"")]
+    link.command("reply 0 2 p:a", b"ok")
+    link.command("recorded 1 0 d:b")
+    assert (await server.until(2))[:2] == [(CONTROL_TOPIC, b"reply 0 2 p:a\nokrecorded 1 0 d:b\n"), ("PUBACK", b"")]
 
 
 async def test_a_packet_of_commands_is_bounded(connect: Connecting) -> None:
@@ -75,13 +75,13 @@ async def test_a_packet_of_commands_is_bounded(connect: Connecting) -> None:
     standing, server = await connect()
     link = await standing.up()
     for number in range(40):
-        link.command(f"reply {number:04} 4000", b"x" * 4000)
-    await link.execute("hello - 0")
+        link.command(f"reply 0 4000 p:{number:04}", b"x" * 4000)
+    await link.execute("kick 0 0 d:a")
     packets = [payload for _, payload in server.seen]
     assert len(packets) == 6
     assert all(len(packet) <= MAX_COMMANDS_BYTES for packet in packets)
     assert b"".join(packets).count(b"reply ") == 40
-    assert packets[-1] == b"hello - 0"
+    assert packets[-1] == b"kick 0 0 d:a"
 
 
 async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -> None:
@@ -93,7 +93,7 @@ async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -
     async with asyncio.timeout(10):
         while len(link._session._inbound_window()) < RECEIVE_MAXIMUM + 99:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
-    assert await link.execute("hello") == ReasonCode.SUCCESS
+    assert await link.execute("kick 0 0 d:a") == ReasonCode.SUCCESS
 
 
 async def test_a_lost_connection_is_told_and_made_again(connect: Connecting, connections: list[Server]) -> None:
@@ -101,37 +101,47 @@ async def test_a_lost_connection_is_told_and_made_again(connect: Connecting, con
     standing, server = await connect()
     link = await standing.up()
     server.acknowledges = False
-    waiting = link.execute("kick a 0")
+    waiting = link.execute("kick 0 0 d:a")
     await server.until(1)
     server.transport.abort()
     with pytest.raises(LinkLost):
         await waiting
     with pytest.raises(LinkLost):
-        link.execute("kick a 0")
-    link.command("reply a 0")  # for nobody, and no error
+        link.execute("kick 0 0 d:a")
+    link.command("reply 0 0 p:a")  # for nobody, and no error
     link.settle(1)
     async with asyncio.timeout(10):
         while len(connections) < 2 or standing.link is link:  # noqa: ASYNC110 - it tells nobody before it is up
             await asyncio.sleep(0.01)
         again = await standing.up()
     assert again is not link
-    assert await again.execute("hello") == ReasonCode.SUCCESS
+    assert await again.execute("kick 0 0 d:a") == ReasonCode.SUCCESS
 
 
-def test_a_request_that_is_told_twice_is_decided_once() -> None:
-    """The gate asks again when a responder comes or goes; the one who is at it answers, and acknowledges both."""
+def test_a_request_is_settled_behind_its_reply() -> None:
+    """What is said names the connection that asked; the broker may forget the request no earlier (P2, P3)."""
     asked: list[Any] = []
-    said: list[str] = []
-    settled: list[int | None] = []
-    link = cast("GateLink", SimpleNamespace(settle=settled.append, command=lambda line, _: said.append(line)))
+    said: list[str | int | None] = []
+    link = cast("GateLink", SimpleNamespace(settle=said.append, command=lambda line, _: said.append(line)))
     responder: Any = SimpleNamespace(request=lambda *request: asked.append(request))
-    desk = GateDesk(responder, lambda: link)
     properties = Properties(user_properties=(("source", "10.0.0.1"),))
-    for packet_id in (1, 2):
-        desk.message(link, Publish("_prov/request/00ff", b"{}", 1, packet_id=packet_id, properties=properties))
-    assert (len(asked), settled) == (1, [2])
+    request = Publish("_prov/request/00ff", b"{}", 1, packet_id=1, properties=properties)
+    GateDesk(responder, lambda: link).message(link, request)
+    assert (len(asked), said) == (1, [])
     asked[0][2](json.dumps({}).encode(), None)
-    assert (said, settled) == (["reply 00ff 2"], [2, 1])
+    assert said == ["reply 0 2 p:00ff", 1]
+
+
+def test_refused_logins_are_added_up_by_source() -> None:
+    """The gate tells each with its source, and beyond its bound a number without (P9)."""
+    counted: list[Any] = []
+    link = cast("GateLink", SimpleNamespace(settle=lambda _: None))
+    responder: Any = SimpleNamespace(count=lambda *what, times: counted.append((*what[1:], times)))
+    desk = GateDesk(responder, lambda: link)
+    told = Properties(user_properties=(("source", "10.0.0.1"),))
+    desk.message(link, Publish("_prov/refused/unknown", b"1", 1, packet_id=1, properties=told))
+    desk.message(link, Publish("_prov/refused/state", b"70", 1, packet_id=2))
+    assert counted == [("10.0.0.1", "unknown", 1), (None, "state", 70)]
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,19 @@ class Mosquitto(Broker):
         responder.write_text(responder.read_text().replace("127.0.0.1", self.host))
         mosquitto = self._run(MOSQUITTO, "-c", str(broker))
         self._wait_until_it_listens(mosquitto)
-        for _ in range(2):
-            self._run(*COMMAND, "respond", "--config", str(responder), "--json").output.wait_for("connected")
+        self._respond = (*COMMAND, "respond", "--config", str(responder), "--json")
+        self.start_responders()
+
+    def start_responders(self) -> None:
+        """Let two answer requests."""
+        self._responders = [self._run(*self._respond) for _ in range(2)]
+        for responder in self._responders:
+            responder.output.wait_for("connected")
+
+    def stop_responders(self) -> None:
+        """Let nobody answer requests."""
+        for responder in self._responders:
+            responder.stop()
 
     def _wait_until_it_listens(self, mosquitto: Program) -> None:
         deadline_s = time.monotonic() + PATIENCE_S

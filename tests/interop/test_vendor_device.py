@@ -13,14 +13,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.interop.brokers import Program
 
 if TYPE_CHECKING:
-    from tests.interop.brokers import Broker
+    from tests.interop.brokers import Broker, Mosquitto
     from tests.interop.conftest import Operator
 
 pytestmark = pytest.mark.interop
 
 SCRIPT = Path(__file__).with_name("vendor_device.py")
+PATIENT = """import json, logging, sys
+from tb_device_mqtt import TBDeviceMqttClient
+logging.basicConfig(level=logging.INFO)
+print(json.dumps(TBDeviceMqttClient.provision(**json.loads(sys.argv[1]))), flush=True)
+"""
 ARGUMENTS: dict[str, dict[str, str]] = {
     "nothing": {},
     "token": {"access_token": "token-of-a-device"},
@@ -140,3 +146,23 @@ def test_a_refusal_is_told_and_does_not_hang(run: Run, broker: Broker) -> None:
     assert run.results["wrong secret"] == {"credentials": None}
     assert "Provisioning was unsuccessful with status NOT_FOUND and message: Provision data was not found!" in run.log
     assert broker.events(run.device("wrong secret")) == []
+
+
+@pytest.mark.parametrize("broker", ["mosquitto"], indirect=True, scope="session")
+def test_beside_mosquitto_it_waits_for_a_responder(device_client_python: Path, broker: Mosquitto) -> None:
+    """Refused at CONNECT while nobody would answer, it comes again by itself until somebody does (P10)."""
+    broker.stop_responders()
+    arguments = {
+        "host": broker.host,
+        "port": broker.port,
+        "provision_device_key": broker.token.key,
+        "provision_device_secret": broker.token.secret,
+        "device_name": "patient device",
+    }
+    client = Program(str(device_client_python), "-c", PATIENT, json.dumps(arguments))
+    try:
+        client.log.wait_for("Cannot connect")
+        broker.start_responders()
+        assert json.loads(client.output.wait_for("status"))["status"] == "SUCCESS"
+    finally:
+        client.stop()

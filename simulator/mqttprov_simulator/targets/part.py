@@ -34,7 +34,7 @@ class Part:
     """A process, of which there is one at a time. Any thread may call.
 
     `command` starts it, and `leash` holds it; what it writes to stderr is kept in `log`. `says`: it prints a first line
-    on stdout when it works. `port`: it takes provisioning logins there when it works. `grown`: how large its files may
+    on stdout when it works. `port`: it answers logins there when it works. `grown`: how large its files may
     be at most when its disk is full (bytes).
     """
 
@@ -158,15 +158,15 @@ class Part:
                 self.await_logins(time.monotonic() + START_TIMEOUT_S)
 
     def await_logins(self, until_s: float) -> None:
-        """Wait until it takes provisioning logins. Raises TargetError if it ends or does not in time."""
+        """Wait until it answers logins. Raises TargetError if it ends or does not in time."""
         if self._port is None:
             return
-        while not _takes_logins(self._port, until_s):
+        while not _answers(self._port, until_s):
             if self.pid is None:
                 raise TargetError(self.trouble() or f"the {self.name} has ended: {self._tail()}")
             if time.monotonic() >= until_s:
                 raise TargetError(
-                    f"the {self.name} takes no logins on port {self._port} within {START_TIMEOUT_S:.0f} s: "
+                    f"the {self.name} answers no logins on port {self._port} within {START_TIMEOUT_S:.0f} s: "
                     f"{self._tail()}"
                 )
             time.sleep(_POLL_S)  # there is nothing else to wait for
@@ -223,14 +223,17 @@ def _what(fault: TargetFault) -> str:
     return fault.kind.rpartition("-")[2]
 
 
-def _takes_logins(port: int, until_s: float) -> bool:
-    """Log in as a device that wants to provision, and out; False if that is not answered."""
+def _answers(port: int, until_s: float) -> bool:
+    """Log in as a device that wants to provision, and out; False if that is not answered.
+
+    A refusal is an answer, too: the gate in Mosquitto refuses such logins until there is a responder.
+    """
     timeout_s = max(0.1, until_s - time.monotonic())
     packet = encode(Connect("", version=ProtocolVersion.V311, username="provision"), ProtocolVersion.V311)
     try:
         with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
             connection.sendall(packet)
             connection.settimeout(timeout_s)
-            return connection.recv(4) == b"\x20\x02\x00\x00"
+            return connection.recv(4).startswith(b"\x20\x02")
     except OSError:
         return False

@@ -14,10 +14,10 @@ from typing import Final
 
 from mqttprov.brokers.broker_link import LinkLost
 from mqttprov.brokers.farewell import WIPE_CALL, body_of, why_not_wiped
-from mqttprov.brokers.gate_desk import INTERNAL
+from mqttprov.brokers.gate_desk import INTERNAL, device_principal
 from mqttprov.brokers.gate_link import GateLink
 from mqttprov.brokers.standing_link import StandingLink
-from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, EventKind
+from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, Event, EventKind
 from mqttprov.core.permissions import AUDIT_PREFIX, CHECKPOINT_LEVEL, topic_of_device
 from mqttprov.mqtt import LimitReachedError, Publish, ReasonCode, TopicError
 from mqttprov.responder.checkpoints import PeriodicCheckpoints
@@ -181,17 +181,24 @@ class ChainFollower:
         """Give what the gate is to do because of an event."""
         body = body_of(event) if event.kind in _ACTED_ON else None
         if event.kind == EventKind.ROTATION_REQUESTED and body is not None:
-            return f"call {event.device_id} {len(WIPE_CALL)} {event.seq}\n{WIPE_CALL.decode()}"
+            return _wipe_call(body.device or "", event.seq)
         if event.kind not in ENDS_SESSIONS or not event.device_id:
             return None
+        name = self._name(event.device_id, body)
         if event.kind == EventKind.DECOMMISSIONED and body is not None and body.wait_s:
             if event.seq not in self._farewells:
-                farewell = self._farewell(event.seq, event.device_id, body.device or "", body.wait_s)
+                farewell = self._farewell(event.seq, event.device_id, name, body.wait_s)
                 self._farewells[event.seq] = asyncio.create_task(farewell)
             return None
         # A device that completes its transfer may have logged in with its new credentials before we meet the event.
         below = body.generation if event.kind == EventKind.TRANSFER_COMPLETED and body is not None else None
-        return f"kick {event.device_id} 0 {below or 0}"
+        return f"kick {below or 0} 0 {device_principal(name)}"
+
+    def _name(self, device_id: str, body: Event | None) -> str:
+        """Give the device's name; if the event that should say it was damaged, as the store has it."""
+        if body is not None and body.device:
+            return body.device
+        return next((row.name for row in self._reader.devices() if row.id == device_id), "")
 
     async def _publish(self, link: GateLink, events: list[ChainedEvent]) -> None:
         """Publish events, of which the broker must take one of each kind before the next of that kind follows.
@@ -247,12 +254,12 @@ class ChainFollower:
         """Ask a retired gateway to wipe its credentials, end its sessions in any case, and record what came of it."""
         call = self._calls[seq] = _Call(name)
         try:
-            connected, why_not = await self._ask_to_wipe(call, seq, device_id, wait_s)
+            connected, why_not = await self._ask_to_wipe(call, seq, name, wait_s)
         finally:
             del self._calls[seq]
         while True:
             try:
-                await (await self._gate.up()).execute(f"kick {device_id} 0 0")
+                await (await self._gate.up()).execute(f"kick 0 0 {device_principal(name)}")
                 break
             except LinkLost:
                 continue
@@ -263,12 +270,12 @@ class ChainFollower:
         del self._farewells[seq]
         self._wake.set()
 
-    async def _ask_to_wipe(self, call: _Call, seq: int, device_id: str, wait_s: float) -> tuple[bool, str | None]:
+    async def _ask_to_wipe(self, call: _Call, seq: int, name: str, wait_s: float) -> tuple[bool, str | None]:
         """Give whether the device is connected, and why its credentials are not known to be wiped."""
         try:
             async with asyncio.timeout(COUNT_TIMEOUT_S):
                 link = await self._gate.up()
-                await link.execute(f"call {device_id} {len(WIPE_CALL)} {seq}\n{WIPE_CALL.decode()}")
+                await link.execute(_wipe_call(name, seq))
                 connected, listening = await call.counts
         except (TimeoutError, LinkLost):
             return True, "it could not be asked: the connection to the broker was lost"
@@ -279,6 +286,10 @@ class ChainFollower:
                 return True, why_not_wiped(await call.answer)
         except TimeoutError:
             return True, f"it did not answer within {wait_s:g} s"
+
+
+def _wipe_call(name: str, number: int) -> str:
+    return f"call {number} {len(WIPE_CALL)} {device_principal(name)}\n{WIPE_CALL.decode()}"
 
 
 _ACTED_ON: Final = ENDS_SESSIONS | {EventKind.ROTATION_REQUESTED}

@@ -1,6 +1,7 @@
 """What the gate in Mosquitto says, and what the responder answers: requests, logins, questions of devices.
 
-Commands to the gate are lines (`mosquitto/gate.c`, `obey`); nothing that a device chose may hold a line's end.
+Commands to the gate are lines (`mosquitto/messages.c`, `obey`); nothing that a device chose may hold a line's end. They
+name whom they are about as the broker shows it: `device_principal`, or `p:` and the handle of a provisioning session.
 """
 
 import logging
@@ -22,9 +23,10 @@ INTERNAL: Final = "_prov/"
 SHARED_FILTERS: Final = tuple(
     f"$share/prov/{INTERNAL}{kind}/+" for kind in ("request", "first", "seen", "refused", "ask", "listens")
 )
-_MAX_TOPIC_BYTES: Final = 400  # of an answer to a device: the gate reads lines of 511
+_MAX_TOPIC_BYTES: Final = 1900  # of an answer to a device: the gate reads lines of 2047
 _LATE_CALL: Final = 0  # number of a call whose audit event is long past; those have their event's place
 _DEVICES: Final = "v1/devices/"
+_OWN: Final = f"{_DEVICES}me/"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,6 @@ class GateDesk:
         self._responder = responder
         self._current = current
         self._limits = ServerLimits()
-        self._pending: set[str] = set()  # handles whose request is being decided
         self._handlers: dict[str, Callable[[GateLink, Publish, str], None]] = {
             "request": self._on_request,
             "first": self._on_first_login,
@@ -72,24 +73,17 @@ class GateDesk:
             link.command(line, payload)
 
     def _on_request(self, link: GateLink, publish: Publish, handle: str) -> None:
-        if handle in self._pending:  # the gate asks again while we are at it
-            link.settle(publish.packet_id)
-            return
-        source = _property(publish, "source")
-        self._pending.add(handle)
-
         def reply(payload: bytes, _: Outcome) -> None:
-            self._pending.discard(handle)
-            self._tell(f"reply {handle} {len(payload)}", payload)
+            self._tell(f"reply 0 {len(payload)} p:{handle}", payload)
             link.settle(publish.packet_id)
 
-        self._responder.request(publish.payload, source, reply)
+        self._responder.request(publish.payload, _property(publish, "source"), reply)
 
-    def _on_seen(self, link: GateLink, publish: Publish, _: str) -> None:
-        self._responder.seen(publish.payload.decode().split())
+    def _on_seen(self, link: GateLink, publish: Publish, device_id: str) -> None:
+        self._responder.seen((device_id,))
         link.settle(publish.packet_id)
 
-    def _on_first_login(self, link: GateLink, publish: Publish, handle: str) -> None:
+    def _on_first_login(self, link: GateLink, publish: Publish, _: str) -> None:
         device_id, number, name = publish.payload.decode().split(" ", 2)
         generation = int(number)
 
@@ -99,26 +93,30 @@ class GateDesk:
                 # Sessions of older generations end; of this one too, when its login may not stand.
                 below = generation if stands else generation + 1
                 if below > 1:
-                    self._tell(f"kick {device_id} 0 {below}")
-                self._tell(f"recorded {handle} 0")
+                    self._tell(f"kick {below} 0 {device_principal(name)}")
+                self._tell(f"recorded {generation} 0 {device_principal(name)}")
             link.settle(publish.packet_id)
 
         self._responder.first_login(Holder(name, device_id, generation), _property(publish, "source"), done)
 
     def _on_refused(self, link: GateLink, publish: Publish, reason: str) -> None:
-        source = _property(publish, "source")
-        self._responder.count(EventKind.LOGIN_REFUSED, source, LoginRefusal(reason), times=int(publish.payload))
+        # More in a second than the gate tells one by one come as a number, without their sources.
+        source = dict(publish.properties.user_properties).get("source")
+        refusal, times = LoginRefusal(reason), int(publish.payload)
+        self._responder.count(EventKind.LOGIN_REFUSED, source, refusal, times=times)
         link.settle(publish.packet_id)
 
     def _on_ask(self, link: GateLink, publish: Publish, handle: str) -> None:
         link.settle(publish.packet_id)
         name, _, rest = _property(publish, "topic").removeprefix(_DEVICES).partition("/")
-        topic = f"{_DEVICES}me/{rest}"
+        topic = f"{_OWN}{rest}"
         answer = automatic_answer(topic, publish.payload, self._limits, self._labels(name, topic))
         if answer is not None:
-            self._send(handle, *answer)
+            self._send(handle, name, *answer)
 
-    def _send(self, handle: str, topic: str, payload: bytes) -> None:
+    def _send(self, handle: str, name: str, topic: str, payload: bytes) -> None:
+        """Send a device something on a topic of its own, on the connection with this handle."""
+        topic = f"{_DEVICES}{name}/{topic.removeprefix(_OWN)}"
         if "\n" not in topic and len(topic.encode()) <= _MAX_TOPIC_BYTES:
             self._tell(f"send {handle} {len(payload)} {topic}", payload)
 
@@ -135,8 +133,14 @@ class GateDesk:
 
     def _on_listens(self, link: GateLink, publish: Publish, handle: str) -> None:
         link.settle(publish.packet_id)
-        if self._responder.can_rotate(publish.payload.decode()):
-            self._send(handle, f"{_DEVICES}me/rpc/request/{_LATE_CALL}", WIPE_CALL)
+        name = publish.payload.decode()
+        if self._responder.can_rotate(name):
+            self._send(handle, name, f"{_OWN}rpc/request/{_LATE_CALL}", WIPE_CALL)
+
+
+def device_principal(name: str) -> str:
+    """Give what the gate calls a device: also its user name in the broker's log."""
+    return f"d:{name}"
 
 
 def _property(publish: Publish, key: str) -> str:

@@ -141,7 +141,7 @@ class Sidecar:
         # the replies, which are nobody's but the requester's.
         (forbidden,) = await link.subscribe(RESPONSE_TOPIC)
         codes = await link.subscribe(*SHARED_FILTERS) if forbidden >= 0x80 else ()
-        if not codes or any(code >= 0x80 for code in (*codes, await link.execute("hello - 0"))):
+        if not codes or any(code >= 0x80 for code in codes):
             raise GateRefused(
                 f"{self._address.url} takes the login but does not act like the gate: the gate plugin is not loaded; "
                 "see 'plugin' in the broker's configuration"

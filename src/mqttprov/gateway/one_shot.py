@@ -98,7 +98,9 @@ def _converse(connection: socket.socket, payload: bytes, deadline_s: float, *, o
                     connection.sendall(session.take_output())
                     return publish.payload
                 case Refused(reason_code):
-                    raise NoReply(f"the server refused the user name '{_USER_NAME}' ({reason_code.name})")
+                    raise NoReply(
+                        f"the server refused the user name '{_USER_NAME}' ({reason_code.name}); does a responder run?"
+                    )
                 case Disconnected(reason_code):
                     raise NoReply(f"the server ended the session without a reply ({reason_code.name})")
                 case ProtocolViolated(error):

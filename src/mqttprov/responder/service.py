@@ -213,9 +213,12 @@ class Responder:
         """Take note that a session of a device was ended by one from this source, with the same client id."""
         self._takeovers.add(holder, source_group(source))
 
-    def count(self, kind: EventKind, source: str, reason: str, holder: Holder | None = None, *, times: int = 1) -> None:
-        """Count what is told in one event for all of it; sources beyond the bound are told together (P9)."""
-        self._turned_away.add((kind, source_group(source), reason, holder), times)
+    def count(
+        self, kind: EventKind, source: str | None, reason: str, holder: Holder | None = None, *, times: int = 1
+    ) -> None:
+        """Count what is told in one event for all of it; sources beyond the bound (None) are told together (P9)."""
+        group = None if source is None else source_group(source)
+        self._turned_away.add((kind, group, reason, holder), times)
 
     def first_login(self, holder: Holder, source: str, done: Callable[[bool | None], None]) -> None:
         """Record the first login with a generation, where a broker has decided it by itself.

@@ -12,6 +12,7 @@ from typing import Final
 from tests.brokers.harness import Client
 from tests.brokers.mosquitto.beside import PASSWORD
 
+from mqttprov.brokers.gate_desk import SHARED_FILTERS
 from mqttprov.brokers.gate_link import CONTROL_TOPIC, USERNAME
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.mqtt import (
@@ -46,7 +47,7 @@ FILTERS: Final = (
     "$CONTROL/#", "v1/devices/me/#", "v1/devices/me/rpc/request/+", "v1/gateway/#", "v1/devices/+/#", "gw-1/#",
 )  # fmt: skip
 CLIENT_IDS: Final = ("", "provision", "a", "b", "c", "a/b+#%", "é" * 200, "x" * 3000, "_responder", "d:gw-1")
-VERBS: Final = ("reply", "send", "kick", "end", "call", "recorded", "hello", "nonsense", "", "reply reply", "%s%n")
+VERBS: Final = ("reply", "send", "kick", "end", "call", "recorded", "nonsense", "", "reply reply", "%s%n")
 
 
 class Fuzzer:
@@ -58,7 +59,6 @@ class Fuzzer:
         self._random = random.Random(seed)  # noqa: S311 - to be repeated
         self._requests = 0
         self._handles: list[str] = []
-        self.device_ids: list[str] = []
         self.answered = 0
         self.strays: list[bytes] = []
 
@@ -189,8 +189,10 @@ class Fuzzer:
     def _command(self) -> bytes:
         rng = self._random
         known = rng.choice(self._handles or ["0" * 16])
-        word = rng.choice((known, rng.choice(self.device_ids or ["x"]), self._text(), "f" * 400))
-        line = f"{rng.choice(VERBS)} {word} {rng.choice((0, 1, 5, -1, 2**70, 'x'))} {rng.choice(TOPICS)[:200]}"
+        number = rng.choice((known, 0, 1, -1, 2**70, "x", "f" * 400))
+        principals = (f"p:{known}", f"d:gw-{rng.randrange(1, 4)}", "r:responder", "o:operator-1", "d:", self._text())
+        subject = rng.choice((*principals, "f" * 4000, rng.choice(TOPICS)))
+        line = f"{rng.choice(VERBS)} {number} {rng.choice((0, 1, 5, -1, 2**70, 'x'))} {subject}"
         # What it says to somebody at random must not look like a reply.
         return line.encode() + rng.choice((b"\n", b"", b"\0")) + self._noise(40).replace(b":", b"")
 
@@ -207,8 +209,7 @@ class Fuzzer:
             client = await Client.open(self._port, connect)
             with contextlib.suppress(TimeoutError, ConnectionError, SessionStateError):
                 await client.connack()
-                await client.subscribe("$share/prov/_prov/#")
-                client.publish_nowait(CONTROL_TOPIC, b"hello - 0", 1)
+                await client.subscribe(*SHARED_FILTERS)
                 until_s = asyncio.get_running_loop().time() + rng.uniform(0.5, 2.5)
                 while not stopped() and not client.gone and asyncio.get_running_loop().time() < until_s:
                     self._answer(client)
@@ -227,9 +228,9 @@ class Fuzzer:
             if kind == "request" and publish.payload.startswith(ASK):
                 number = publish.payload.removeprefix(ASK).partition(b";")
                 reply = CANARY + number[0] + number[1]
-                client.publish_nowait(CONTROL_TOPIC, b"reply %b %d\n%b" % (handle.encode(), len(reply), reply), 1)
+                client.publish_nowait(CONTROL_TOPIC, b"reply 0 %d p:%b\n%b" % (len(reply), handle.encode(), reply), 1)
             elif kind == "request":
-                client.publish_nowait(CONTROL_TOPIC, b"reply %b 5\nnoise" % handle.encode(), 1)
+                client.publish_nowait(CONTROL_TOPIC, b"reply 0 5 p:%b\nnoise" % handle.encode(), 1)
 
     # --- all of them ---
 

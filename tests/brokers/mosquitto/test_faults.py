@@ -1,12 +1,10 @@
 """What may die beside Mosquitto: a responder amid a storm, the broker, the database. Nothing that was told is lost."""
 
 import asyncio
-import json
 import signal
 from collections import Counter
 from pathlib import Path
 
-import msgpack
 import pytest
 from tests.brokers.harness import ask
 from tests.brokers.mosquitto.beside import Beside
@@ -16,7 +14,7 @@ from tests.brokers.test_device_life import act, life
 from mqttprov.core.audit import verify
 from mqttprov.core.permissions import REQUEST_TOPIC
 from mqttprov.gateway.backoff import MachineSettings
-from mqttprov.mqtt import ReasonCode
+from mqttprov.mqtt import ProtocolVersion, ReasonCode
 from mqttprov.responder.administration import TokenChange
 from mqttprov_simulator.plan import SwarmPlan
 from mqttprov_simulator.results import SwarmResult
@@ -105,31 +103,56 @@ async def test_the_broker_is_killed_amid_a_storm(beside: Beside, expected_errors
     await check(beside, await fleet)
 
 
-async def test_a_request_waits_for_a_responder(beside: Beside) -> None:
-    """While there is none the session stays, and is answered as soon as one comes; once, and with what it asked."""
+async def test_who_waits_for_a_responder_that_is_killed_has_to_ask_again(beside: Beside) -> None:
+    """Their sessions end at once, others' stay; the same request then gets its one answer from the next (P2, P4)."""
+    other = await beside.another()
     await beside.fall_silent()
+    device, idle = await beside.device("gw-0"), await beside.session()
     sessions = [await beside.session() for _ in range(20)]
+    other.signal(signal.SIGSTOP)  # it takes the requests and answers none
     for number, session in enumerate(sessions):
         session.publish_nowait(REQUEST_TOPIC, beside.payload(f"gw-{number}"), 1)
         await session.ping()
-    await beside.respond()
-    for number, session in enumerate(sessions):
-        assert json.loads((await session.message()).payload)["deviceName"] == f"gw-{number}"
-        await session.ping()
+    await other.end(signal.SIGKILL)
+    for session in sessions:
+        await session.wait_closed()
         assert session.messages() == []
-
-
-async def test_nobody_waits_for_a_responder_that_does_not_come(beside: Beside) -> None:
-    """After some seconds a gateway is told when to come back, and each further one at once, in its encoding (P10)."""
-    await beside.fall_silent()
-    session = await beside.session()
-    for _ in range(2):
-        refused = await ask(session, beside.payload("gw-1"))
-        assert (refused["status"], refused["retryAfter"]) == ("FAILURE", 5)
-    session.publish_nowait(REQUEST_TOPIC, msgpack.packb(json.loads(beside.payload("gw-1"))), 1)
-    assert msgpack.unpackb((await session.message()).payload) == refused
+    await device.ping()
+    await idle.ping()
     await beside.respond()
-    assert (await ask(session, beside.payload("gw-1")))["status"] == "SUCCESS"
+    for number in range(1, 20):
+        reply = await ask(await beside.session(), beside.payload(f"gw-{number}"))
+        assert (reply["status"], reply["deviceName"]) == ("SUCCESS", f"gw-{number}")
+    assert (await ask(idle, beside.payload("gw-20")))["status"] == "SUCCESS"
+
+
+async def test_a_responder_that_ends_well_ends_no_session(beside: Beside) -> None:
+    """What it has taken it answers, and the other one takes what comes behind that (P2)."""
+    await beside.another()
+    sessions = [await beside.session() for _ in range(40)]
+    asking = asyncio.gather(*(ask(session, beside.payload(f"gw-{n}")) for n, session in enumerate(sessions)))
+    await asyncio.sleep(0)
+    await beside.fall_silent()
+    assert {reply["status"] for reply in await asking} == {"SUCCESS"}
+    for session in sessions:
+        await session.ping()
+
+
+@pytest.mark.parametrize("version", list(ProtocolVersion))
+async def test_nobody_waits_for_a_responder_that_is_not_there(beside: Beside, version: ProtocolVersion) -> None:
+    """Provisioning logins are refused, so that a gateway comes again; one that was in and asks is cut off (P10)."""
+    token = (await beside.provision("gw-1"))["credentialsValue"]
+    session = await beside.session(version=version)
+    await beside.fall_silent()
+    assert await beside.refusal("provision", version=version) == ReasonCode.NOT_AUTHORIZED
+    assert await beside.refusal(None, client_id="provision", version=version) == ReasonCode.NOT_AUTHORIZED
+    await (await beside.login(token, version=version)).ping()
+    await session.ping()
+    session.publish_nowait(REQUEST_TOPIC, beside.payload("gw-2"), 1)
+    await session.wait_closed()
+    assert session.messages() == []
+    await beside.respond()
+    assert (await beside.provision("gw-2"))["status"] == "SUCCESS"
 
 
 async def test_the_next_responder_takes_over_what_one_did_alone(beside: Beside) -> None:

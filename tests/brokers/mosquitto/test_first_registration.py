@@ -16,11 +16,12 @@ from mqttprov.brokers.gate_desk import GateDesk
 from mqttprov.core.audit import verify
 from mqttprov.core.model import OperatorRole, Profile
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
-from mqttprov.mqtt import MessageReceived, Properties, ProtocolVersion, Publish, ReasonCode
+from mqttprov.mqtt import MessageReceived, Properties, ProtocolVersion, Publish, ReasonCode, encode
 from mqttprov.responder.administration import TokenChange
 
 GATEWAYS = 200
 LISTENERS = 50
+REFUSED = 300
 FILTERS = ("#", "+/+/+", "/#", RESPONSE_TOPIC, REQUEST_TOPIC, "provision/#", "_prov/#", "v1/devices/+/#", "$SYS/#",
            "$CONTROL/#", "$share/prov/_prov/request/+", "$share/g/#", f"$share/g{RESPONSE_TOPIC}")  # fmt: skip
 
@@ -70,14 +71,12 @@ async def test_a_topic_that_a_device_chose_is_no_command(beside: Beside) -> None
     """What stands behind a line's end in a device's topic reaches neither the gate nor another device."""
     reply = await beside.provision("gw-1")
     device, other = await beside.login(reply["credentialsValue"]), await beside.device("gw-2")
-    reader = beside.state.store.reader()
-    other_id = next(reader.devices("gw-2")).id
-    reader.close()
     await device.subscribe("v1/devices/me/#")
-    for odd in ("x" * 600, " 2 "):
-        await device.publish(f"v1/devices/me/rpc/request/{odd}", b'{"method":"getSessionLimits"}')
+    for odd in ("x" * 2000, " 2 "):
+        asked = Publish(f"v1/devices/me/rpc/request/{odd}", b'{"method":"getSessionLimits"}')
+        device.send(encode(asked, ProtocolVersion.V5))
     assert (await device.message()).topic == "v1/devices/me/rpc/response/ 2 "
-    hostile = f"v1/devices/me/rpc/request/1\nkick {other_id} 0\n"
+    hostile = "v1/devices/me/rpc/request/1\nkick 0 0 d:gw-2\n"
     device.publish_nowait(hostile, b'{"method":"getSessionLimits"}', 1)
     await device.until(lambda: False, or_gone=True)  # Mosquitto itself takes no such topic
     await other.ping()
@@ -192,17 +191,18 @@ async def test_limits_are_exact_with_two_responders(beside: Beside) -> None:
 
 
 async def test_refused_logins_are_counted(beside: Beside) -> None:
-    """The gate tells how often a source was refused; there is one event for all of it, and none holds a name."""
-    for number in range(5):
-        await beside.refusal(f"planted-guess-{number}")
+    """The gate tells each, beyond a bound per second their number; an event stands for many, and none holds a name."""
+    for first in range(0, REFUSED, 50):
+        await asyncio.gather(*(beside.refusal(f"planted-guess-{n}") for n in range(first, first + 50)))
     async with asyncio.timeout(40):
         while True:
             reader = beside.state.store.reader()
             found = [event for event in reader.events() if event.kind == "login-refused"]
             reader.close()
-            if sum(json.loads(event.body)["event"]["count"] for event in found) >= 5:
+            if sum(json.loads(event.body)["event"]["count"] for event in found) >= REFUSED:
                 break
             await asyncio.sleep(0.1)  # it is told every few seconds
+    assert sum(json.loads(event.body)["event"]["count"] for event in found) == REFUSED
     assert all("planted" not in event.body for event in found)
     assert "planted" not in beside.mosquitto.log.read_text()
 

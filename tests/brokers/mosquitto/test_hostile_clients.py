@@ -50,16 +50,18 @@ async def test_a_topic_that_would_grow_too_long_goes_nowhere(beside: Beside, pre
     assert operator.messages() == []
 
 
-async def test_the_longest_name_logs_in(beside: Beside) -> None:
-    """255 characters of a script that takes three bytes for each, and its topics are its own."""
+@pytest.mark.parametrize("name", ["東" * 255, "two words"])
+async def test_the_oddest_names_log_in_and_are_ended(beside: Beside, name: str) -> None:
+    """255 characters of three bytes each, or a blank: their topics are their own, and commands find them (P7)."""
     issued = beside.admin.create_profile(Profile(0, "wide", unicode_names=True))
-    name = "東" * 255
     token = (await ask(await beside.session(), request_bytes(issued, name)))["credentialsValue"]
     device, operator = await beside.login(token), await beside.operator()
     await operator.subscribe("v1/devices/#")
     await device.publish("v1/devices/me/telemetry", b"1")
     assert (await operator.message()).topic == f"v1/devices/{name}/telemetry"
     await until_state(beside, name, "active")
+    await act(life(beside).suspend, name)
+    await device.wait_closed()
 
 
 @pytest.mark.parametrize("version", list(ProtocolVersion))
@@ -96,24 +98,22 @@ async def test_a_provisioning_session_leaves_nothing_behind(beside: Beside) -> N
 
 
 async def test_a_reload_keeps_who_may_stay_and_nobody_else(beside: Beside) -> None:
-    """Devices, operators and requests go on; a suspended device ends; no principal's name is a login (P7)."""
+    """Devices, operators and who provisions go on; a suspended device ends; no principal's name is a login (P7)."""
     token = (await beside.provision("gw-2"))["credentialsValue"]
     staying, going = await beside.device("gw-1"), await beside.login(token)
-    operator, waiting = await beside.operator(), await beside.session()
+    operator, provisioning = await beside.operator(), await beside.session()
     await until_state(beside, "gw-2", "active")
     await beside.fall_silent()
-    waiting.publish_nowait(REQUEST_TOPIC, beside.payload("gw-3"), 1)
-    await waiting.ping()
     await act(life(beside).suspend, "gw-2")
     await going.ping()  # there is nobody who would end it
     await reload(beside)
     await going.wait_closed()
-    for client in (staying, operator, waiting):
+    for client in (staying, operator, provisioning):
         await client.ping()
     for name in ("d:gw-1", "r:responder", "o:alice"):
         assert await beside.refusal(name) == REFUSED
     await beside.respond()
-    assert b"SUCCESS" in (await waiting.message()).payload
+    assert (await ask(provisioning, beside.payload("gw-3")))["status"] == "SUCCESS"
 
 
 async def test_a_reload_leaves_durable_sessions_alone(beside: Beside) -> None:

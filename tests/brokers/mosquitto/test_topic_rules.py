@@ -134,8 +134,10 @@ def inward(rules: ctypes.CDLL, name: str, topic: str) -> str | None:
 
 def outward(rules: ctypes.CDLL, topic: str) -> tuple[str, str] | None:
     """Turn it back; give whose it is, too."""
-    name, out = ctypes.create_string_buffer(MAX_NAME_BYTES + 1), ctypes.create_string_buffer(MAX_TOPIC_BYTES + 1)
-    return (out.value.decode(), name.value.decode()) if rules.topic_outward(topic.encode(), name, out) else None
+    device, out = ctypes.create_string_buffer(MAX_NAME_BYTES + 3), ctypes.create_string_buffer(MAX_TOPIC_BYTES + 1)
+    if not rules.topic_outward(topic.encode(), device, out):
+        return None
+    return out.value.decode(), device.value.decode().removeprefix("d:")
 
 
 @given(name=device_names, rest=st.lists(levels, max_size=4).map("/".join), gateway=st.booleans())

@@ -35,7 +35,8 @@ def examine_sessions(address: Address) -> Iterator[Finding]:
             asking.subscribe([RESPONSE_TOPIC])
             yield from _asked(asking, listening)
     except LoginRefused as error:
-        yield wrong("responder", f"the broker refuses the user name 'provision' ({error}); is its gate loaded?")
+        why = f"the broker refuses the user name 'provision' ({error})"
+        yield wrong("responder", f"{why}; is its gate loaded, and does a responder run?")
 
 
 def _refuses_strangers(address: Address) -> Iterator[Finding]:
