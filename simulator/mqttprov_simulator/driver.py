@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final, Protocol, cast
 
@@ -113,15 +113,17 @@ class Route:
         self._tls: Final = tls
         self._source: Final = source
 
-    async def connect(self, protocol: asyncio.Protocol) -> None:
-        """Open a connection (TCP_NODELAY, as uvloop and asyncio both set it). Raises OSError."""
+    def connect(self, protocol: asyncio.Protocol) -> Awaitable[object]:
+        """Open a connection (TCP_NODELAY, as uvloop and asyncio both set it), once awaited. Raises OSError then."""
+        if self._source is not None:
+            return self._connect_from(self._source, protocol)
+        return self.network.loop.create_connection(
+            lambda: protocol, self._address, self._port, ssl=self._tls, server_hostname=self._host
+        )
+
+    async def _connect_from(self, source: str, protocol: asyncio.Protocol) -> None:
         loop = self.network.loop
-        if self._source is None:
-            await loop.create_connection(
-                lambda: protocol, self._address, self._port, ssl=self._tls, server_hostname=self._host
-            )
-            return
-        opened = self._bound(self._source)
+        opened = self._bound(source)
         try:
             await loop.sock_connect(opened, (self._address, self._port))
             await loop.create_connection(lambda: protocol, sock=opened, ssl=self._tls, server_hostname=self._host)
@@ -214,14 +216,14 @@ class Link(asyncio.Protocol):
     def _tell(self, owner: Owner, event: ClientEvent) -> None:
         if isinstance(event, Subscribed):
             return  # nobody waits for it
-        if isinstance(event, Published):
-            token = None if self._tokens is None else self._tokens.pop(event.packet_id, None)
-            if token is not None:
-                owner.acknowledged(token)
-        elif isinstance(event, Connected):
+        if isinstance(event, Connected):
             owner.connected()
         elif isinstance(event, MessageReceived):
             self._message(owner, event.publish.topic, event.publish.payload)
+        elif isinstance(event, Published):
+            token = None if self._tokens is None else self._tokens.pop(event.packet_id, None)
+            if token is not None:
+                owner.acknowledged(token)
         elif isinstance(event, Refused):
             self._hang_up(lambda owner: owner.refused_login(int(event.reason_code)))
         elif isinstance(event, Disconnected):
