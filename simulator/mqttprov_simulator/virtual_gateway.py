@@ -240,24 +240,24 @@ class VirtualGateway:
             self._link.flush()
 
     def _take(self, event: events.Event) -> None:
-        now_s = monotonic()
+        now_s, carry_out = monotonic(), self._CARRY_OUT
         queue = [event]
         for current in queue:
             for action in self._machine.handle(current, now_s):
-                follow_up = self._CARRY_OUT[type(action)](self, action, now_s)
+                follow_up = carry_out[type(action)](self, action, now_s)
                 if follow_up is not None:
                     queue.append(follow_up)
 
     # What the machine asks for; each gives the event that it leads to at once, if any.
 
     def _note_state(self, action: actions.StateChanged, now_s: float) -> events.Event | None:
-        watcher = self._watcher
+        old, new, watcher = action.old, action.new, self._watcher
         states = watcher.states
-        states[action.old] -= 1
-        states[action.new] += 1
-        if action.old == _ONLINE:
+        states[old] -= 1
+        states[new] += 1
+        if old == _ONLINE:
             watcher.went_offline(self, now_s)
-        if action.new != _ONLINE:
+        if new != _ONLINE:
             return None
         first = not self.registered
         self.registered = True
