@@ -251,13 +251,13 @@ class VirtualGateway:
     # What the machine asks for; each gives the event that it leads to at once, if any.
 
     def _note_state(self, action: actions.StateChanged, now_s: float) -> events.Event | None:
-        old, new, watcher = action.old, action.new, self._watcher
+        watcher = self._watcher
         states = watcher.states
-        states[old] -= 1
-        states[new] += 1
-        if old == _ONLINE:
+        states[action.old] -= 1
+        states[action.new] += 1
+        if action.old == _ONLINE:
             watcher.went_offline(self, now_s)
-        if new != _ONLINE:
+        if action.new != _ONLINE:
             return None
         first = not self.registered
         self.registered = True
@@ -265,7 +265,8 @@ class VirtualGateway:
         return None if self.spec.kind.stays else events.StopRequested()
 
     def _connect(self, action: actions.Connect, now_s: float) -> None:
-        self._close_link()
+        if self._link is not None:
+            self._close_link()
         if action.role == "operational":
             self.connect_s = now_s
             self._watcher.logs_in(self)
