@@ -11,12 +11,12 @@ hold once they are known. In MQTT 5, messages of QoS 1 and 2, also those of an e
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from mqttprov.mqtt.aliases import InboundAliases
+from mqttprov.mqtt.client_requests import subscribe_packet, unsubscribe_packet
 from mqttprov.mqtt.decoder import PacketDecoder
 from mqttprov.mqtt.delivery import MAX_PACKET_ID, DeliveryState, Verdict, outgoing
 from mqttprov.mqtt.encoder import PINGREQ_BYTES, encode, encode_acknowledgement, encode_publish
@@ -48,16 +48,14 @@ from mqttprov.mqtt.packets import (
     Pubrec,
     Pubrel,
     Suback,
-    Subscribe,
     Subscription,
     Unsuback,
-    Unsubscribe,
 )
 from mqttprov.mqtt.primitives import MAX_REMAINING_LENGTH
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode
 from mqttprov.mqtt.sending import ANSWERS, Sender, encode_outgoing
-from mqttprov.mqtt.topics import validate_topic_filter, validate_topic_name
+from mqttprov.mqtt.topics import validate_topic_name
 
 _V5 = ProtocolVersion.V5
 
@@ -278,13 +276,11 @@ class ClientSession:
         Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        return self._request(_subscribe_packet, tuple(subscriptions), subscription_identifier)
+        return self._request(subscribe_packet, tuple(subscriptions), subscription_identifier)
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
         """End subscriptions; return the packet id that Unsubscribed will carry. Raises as `subscribe` does."""
-        for topic_filter in topic_filters:
-            validate_topic_filter(topic_filter)
-        return self._request(_unsubscribe_packet, tuple(topic_filters))
+        return self._request(unsubscribe_packet, tuple(topic_filters))
 
     def _request(self, make_packet: Callable[..., bytes], *content: object) -> int:
         packet_id = self._take_id()
@@ -384,21 +380,3 @@ class ClientSession:
         if len(packet) > maximum:
             raise LimitReachedError(f"the packet has {len(packet)} bytes, the server takes {maximum}: send less")
         return packet
-
-
-@lru_cache(maxsize=256)
-def _subscribe_packet(
-    packet_id: int, version: ProtocolVersion, wanted: tuple[Subscription | tuple[str, int], ...], identifier: int | None
-) -> bytes:
-    """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
-    subscriptions = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in wanted])
-    for each in subscriptions:
-        validate_topic_filter(each.topic_filter)
-        if each.qos not in {0, 1, 2}:
-            raise ValueError(f"there is no QoS {each.qos}: subscribe with 0, 1 or 2")
-    properties = EMPTY_PROPERTIES if identifier is None else Properties(subscription_identifiers=(identifier,))
-    return encode(Subscribe(packet_id, subscriptions, properties), version)
-
-
-def _unsubscribe_packet(packet_id: int, version: ProtocolVersion, topic_filters: tuple[str, ...]) -> bytes:
-    return encode(Unsubscribe(packet_id, topic_filters), version)

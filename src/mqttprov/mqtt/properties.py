@@ -226,7 +226,9 @@ class _Rule(NamedTuple):
 
 
 def _rules_of(carrier: int) -> dict[int, _Rule]:
-    rules = {kind.identifier: _Rule(kind.field, kind.read, kind.repeatable) for kind in _KINDS if carrier in kind.packets}
+    rules = {
+        kind.identifier: _Rule(kind.field, kind.read, kind.repeatable) for kind in _KINDS if carrier in kind.packets
+    }
     if carrier == PacketType.SUBSCRIBE:
         rules[0x0B] = _Rule("subscription_identifiers", _read_only_identifier, repeatable=False)
     return rules
