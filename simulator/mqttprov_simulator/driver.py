@@ -8,7 +8,8 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from time import monotonic
 from typing import Final, Protocol, cast
 
@@ -33,9 +34,11 @@ from mqttprov.mqtt import (
 
 _MAX_PACKET_BYTES: Final = MAX_REPLY_BYTES + 1024
 _MAX_QUEUED_MESSAGES: Final = 16
-_VERSIONS: Final = {int(version): version for version in ProtocolVersion}
-# One object for all: the session would otherwise make one for each connection to announce its limit.
-_V5_PROPERTIES: Final = Properties(maximum_packet_size_bytes=_MAX_PACKET_BYTES)
+# With the properties of CONNECT; the session would otherwise make some for each connection to announce its limit.
+_VERSIONS: Final = {
+    4: (ProtocolVersion.V311, EMPTY_PROPERTIES),
+    5: (ProtocolVersion.V5, Properties(maximum_packet_size_bytes=_MAX_PACKET_BYTES)),
+}
 _IP_BIND_ADDRESS_NO_PORT: Final = 24  # linux/in.h; Python names it from 3.12 on
 _NOT_AUTHORIZED: Final = 0x87
 _PING_AFTER: Final = 0.5  # of the keep alive; the rest is for being late
@@ -113,15 +116,17 @@ class Route:
         self._tls: Final = tls
         self._source: Final = source
 
-    async def connect(self, protocol: asyncio.Protocol) -> None:
-        """Open a connection (TCP_NODELAY, as uvloop and asyncio both set it). Raises OSError."""
+    def connect(self, protocol: asyncio.Protocol) -> Awaitable[object]:
+        """Open a connection (TCP_NODELAY, as uvloop and asyncio both set it), once awaited. Raises OSError then."""
+        if self._source is not None:
+            return self._connect_from(self._source, protocol)
+        return self.network.loop.create_connection(
+            lambda: protocol, self._address, self._port, ssl=self._tls, server_hostname=self._host
+        )
+
+    async def _connect_from(self, source: str, protocol: asyncio.Protocol) -> None:
         loop = self.network.loop
-        if self._source is None:
-            await loop.create_connection(
-                lambda: protocol, self._address, self._port, ssl=self._tls, server_hostname=self._host
-            )
-            return
-        opened = self._bound(self._source)
+        opened = self._bound(source)
         try:
             await loop.sock_connect(opened, (self._address, self._port))
             await loop.create_connection(lambda: protocol, sock=opened, ssl=self._tls, server_hostname=self._host)
@@ -214,14 +219,14 @@ class Link(asyncio.Protocol):
     def _tell(self, owner: Owner, event: ClientEvent) -> None:
         if isinstance(event, Subscribed):
             return  # nobody waits for it
-        if isinstance(event, Published):
-            token = None if self._tokens is None else self._tokens.pop(event.packet_id, None)
-            if token is not None:
-                owner.acknowledged(token)
-        elif isinstance(event, Connected):
+        if isinstance(event, Connected):
             owner.connected()
         elif isinstance(event, MessageReceived):
             self._message(owner, event.publish.topic, event.publish.payload)
+        elif isinstance(event, Published):
+            token = None if self._tokens is None else self._tokens.pop(event.packet_id, None)
+            if token is not None:
+                owner.acknowledged(token)
         elif isinstance(event, Refused):
             self._hang_up(lambda owner: owner.refused_login(int(event.reason_code)))
         elif isinstance(event, Disconnected):
@@ -249,7 +254,7 @@ class Link(asyncio.Protocol):
         if self._session.closed:
             return
         try:
-            self._session.subscribe([(topic_filter, action.qos) for topic_filter in action.filters])
+            self._session.subscribe(_subscriptions(action))
         except LimitReachedError:
             return
 
@@ -356,15 +361,21 @@ def reason_of(error: Exception | None) -> str:
     return type(error).__name__
 
 
+@lru_cache(maxsize=64)
+def _subscriptions(action: actions.Subscribe) -> tuple[tuple[str, int], ...]:
+    return tuple([(topic_filter, action.qos) for topic_filter in action.filters])
+
+
 def _connect_packet(action: actions.Connect) -> Connect:
-    version = _VERSIONS[action.version]
+    version, properties = _VERSIONS[action.version]
+    password = None if action.password is None else action.password.encode()
     return Connect(
         action.client_id,
         version,
         True,  # clean start
         action.keep_alive_s,
         action.username,
-        None if action.password is None else action.password.encode(),
+        password,
         None,
-        _V5_PROPERTIES if version is ProtocolVersion.V5 else EMPTY_PROPERTIES,
+        properties,
     )

@@ -15,9 +15,11 @@ Buckets = dict[int, int]  # bucket -> count, as JSON keeps it
 
 def count_in(buckets: Buckets, value_us: int) -> None:
     """Count a value in bare buckets, for those who only collect; one below 0 (a clock's rounding) counts as 0."""
-    value_us = max(value_us, 0)
-    shift = value_us.bit_length() - 8
-    bucket = value_us if shift <= 0 else (shift << 8) + (value_us >> shift)
+    if value_us < 256:
+        bucket = max(value_us, 0)
+    else:
+        shift = value_us.bit_length() - 8
+        bucket = (shift << 8) + (value_us >> shift)
     buckets[bucket] = buckets.get(bucket, 0) + 1
 
 

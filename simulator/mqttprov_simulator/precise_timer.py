@@ -5,7 +5,6 @@ at a few hundred arrivals a second. Python has timerfd from 3.13 on; until then 
 """
 
 import asyncio
-import contextlib
 import ctypes
 import os
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Final
 
 _CLOCK_MONOTONIC: Final = 1
 _TFD_TIMER_ABSTIME: Final = 1
-_READ_BYTES: Final = 8
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_SET_TIME: Final = _LIBC.timerfd_settime
 
 
 class _Times(ctypes.Structure):
@@ -36,6 +35,8 @@ class PreciseTimer:
         self._loop: Final = asyncio.get_running_loop()
         self._wake: Final = wake
         self._times: Final = _Times()
+        self._times_at: Final = ctypes.byref(self._times)
+        self._armed = False
         self._descriptor = _LIBC.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise OSError(ctypes.get_errno(), "no timer can be made")
@@ -44,14 +45,20 @@ class PreciseTimer:
     def arm(self, due_s: float) -> None:
         """Wake at this time of the monotonic clock, at once if it has passed; any earlier word is forgotten."""
         # Zero would disarm it.
-        seconds, nanoseconds = divmod(max(1, int(due_s * 1e9)), 1_000_000_000)
-        self._times.at_s, self._times.at_ns = seconds, nanoseconds
-        _LIBC.timerfd_settime(self._descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(self._times), None)
+        self._set(max(1, int(due_s * 1e9)))
+        self._armed = True
+
+    def _set(self, due_ns: int) -> None:
+        times = self._times
+        times.at_s, times.at_ns = divmod(due_ns, 1_000_000_000)
+        _SET_TIME(self._descriptor, _TFD_TIMER_ABSTIME, self._times_at, None)
 
     def _fired(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it was armed anew meanwhile
-            os.read(self._descriptor, _READ_BYTES)
-            self._wake()
+        # It says so until it is read or set anew, and mostly it is.
+        self._armed = False
+        self._wake()
+        if not self._armed and self._descriptor >= 0:
+            self._set(0)
 
     def close(self) -> None:
         """Never wake again; harmless when repeated."""

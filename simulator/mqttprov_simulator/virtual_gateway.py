@@ -240,11 +240,11 @@ class VirtualGateway:
             self._link.flush()
 
     def _take(self, event: events.Event) -> None:
-        now_s = monotonic()
+        now_s, carry_out = monotonic(), self._CARRY_OUT
         queue = [event]
         for current in queue:
             for action in self._machine.handle(current, now_s):
-                follow_up = self._CARRY_OUT[type(action)](self, action, now_s)
+                follow_up = carry_out[type(action)](self, action, now_s)
                 if follow_up is not None:
                     queue.append(follow_up)
 
@@ -265,7 +265,8 @@ class VirtualGateway:
         return None if self.spec.kind.stays else events.StopRequested()
 
     def _connect(self, action: actions.Connect, now_s: float) -> None:
-        self._close_link()
+        if self._link is not None:
+            self._close_link()
         if action.role == "operational":
             self.connect_s = now_s
             self._watcher.logs_in(self)

@@ -11,12 +11,12 @@ hold once they are known. In MQTT 5, messages of QoS 1 and 2, also those of an e
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from mqttprov.mqtt.aliases import InboundAliases
+from mqttprov.mqtt.client_requests import subscribe_packet, unsubscribe_packet
 from mqttprov.mqtt.decoder import PacketDecoder
 from mqttprov.mqtt.delivery import MAX_PACKET_ID, DeliveryState, Verdict, outgoing
 from mqttprov.mqtt.encoder import PINGREQ_BYTES, encode, encode_acknowledgement, encode_publish
@@ -48,16 +48,14 @@ from mqttprov.mqtt.packets import (
     Pubrec,
     Pubrel,
     Suback,
-    Subscribe,
     Subscription,
     Unsuback,
-    Unsubscribe,
 )
 from mqttprov.mqtt.primitives import MAX_REMAINING_LENGTH
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, Properties
 from mqttprov.mqtt.reasons import ReasonCode
 from mqttprov.mqtt.sending import ANSWERS, Sender, encode_outgoing
-from mqttprov.mqtt.topics import validate_topic_filter, validate_topic_name
+from mqttprov.mqtt.topics import validate_topic_name
 
 _V5 = ProtocolVersion.V5
 
@@ -71,6 +69,7 @@ class _State(Enum):
 _CONNECTING, _CONNECTED, _CLOSED = _State
 _PUBACK, _PUBREC, _PUBCOMP = 0x40, 0x50, 0x70
 _UNKNOWN_ID = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+_GOODBYE = {version: encode(Disconnect(), version) for version in ProtocolVersion}
 
 
 class ClientSession:
@@ -112,30 +111,31 @@ class ClientSession:
         max_unsettled: int | None = None,
         state: DeliveryState | None = None,
     ) -> None:
-        self.version: Final = connect.version
+        version, properties = connect.version, connect.properties
+        self.version: Final = version
         self.client_id = connect.client_id  # replaced by the one that the server assigns, if it does
         self.keep_alive_s = connect.keep_alive_s  # replaced by the one that the server demands, if it does
         self.ping_outstanding = False
         self._state = _CONNECTING
-        self._decoder = PacketDecoder(max_packet_bytes, version=connect.version)
+        self._decoder = PacketDecoder(max_packet_bytes, version=version)
         self._manual_ack = manual_ack
-        self._receive_maximum = max_unsettled or connect.properties.receive_maximum
-        self._topic_alias_maximum = connect.properties.topic_alias_maximum or 0
+        self._receive_maximum = max_unsettled or properties.receive_maximum
+        self._topic_alias_maximum = properties.topic_alias_maximum or 0
         self._starts_clean = connect.clean_start
         self._max_qos, self._retain_available = 2, True
         self._aliases: InboundAliases | None = None
         self._inbound: InboundWindow | None = None
-        if connect.version is _V5 and connect.properties.maximum_packet_size_bytes is None:
-            announced = msgspec.structs.replace(connect.properties, maximum_packet_size_bytes=max_packet_bytes)
+        if version is _V5 and properties.maximum_packet_size_bytes is None:
+            announced = msgspec.structs.replace(properties, maximum_packet_size_bytes=max_packet_bytes)
             connect = msgspec.structs.replace(connect, properties=announced)
         self._output = OutputBuffer()
-        self._output.put(encode(connect, connect.version))
+        self._output.put(encode(connect, version))
         if state is not None and connect.clean_start:
             raise ValueError("a client that starts clean goes on with nothing: leave clean start or state out")
-        knows_window = connect.version is not _V5 and (state is None or state.is_empty)
+        knows_window = version is not _V5 and (state is None or state.is_empty)
         window = MAX_PACKET_ID if knows_window else 0  # until CONNACK
         state = state or DeliveryState(max_queued_messages, max_queued_bytes)
-        self._sender = Sender(state, self._output, connect.version, window, MAX_REMAINING_LENGTH)
+        self._sender = Sender(state, self._output, version, window, MAX_REMAINING_LENGTH)
 
     @property
     def connected(self) -> bool:
@@ -158,16 +158,16 @@ class ClientSession:
         events: list[ClientEvent] = []
         if self._state is _CLOSED:
             return events
+        decoder = self._decoder
         try:
-            for packet in self._decoder.feed(data):
+            for packet in decoder.feed(data):
                 self._handle(packet, events)
                 if self._state is _CLOSED:
                     return events
+            if decoder.error is not None:
+                raise decoder.error
         except ProtocolError as error:
             events.append(self._fail(error))
-            return events
-        if self._decoder.error is not None:
-            events.append(self._fail(self._decoder.error))
         return events
 
     def _handle(self, packet: Packet, events: list[ClientEvent]) -> None:
@@ -276,20 +276,16 @@ class ClientSession:
         Every message for these filters then carries the identifier. In 3.1.1 there are neither options nor identifiers.
         Raises TopicError for an invalid filter, ValueError for another QoS, SessionStateError on a closed session.
         """
-        return self._request(
-            lambda packet_id: _subscribe_packet(packet_id, tuple(subscriptions), subscription_identifier, self.version)
-        )
+        return self._request(subscribe_packet, tuple(subscriptions), subscription_identifier)
 
     def unsubscribe(self, topic_filters: Sequence[str]) -> int:
         """End subscriptions; return the packet id that Unsubscribed will carry. Raises as `subscribe` does."""
-        for topic_filter in topic_filters:
-            validate_topic_filter(topic_filter)
-        return self._request(lambda packet_id: encode(Unsubscribe(packet_id, tuple(topic_filters)), self.version))
+        return self._request(unsubscribe_packet, tuple(topic_filters))
 
-    def _request(self, make_packet: Callable[[int], bytes]) -> int:
+    def _request(self, make_packet: Callable[..., bytes], *content: object) -> int:
         packet_id = self._take_id()
         try:
-            self._output.put(self._fitting(make_packet(packet_id)))
+            self._output.put(self._fitting(make_packet(packet_id, self.version, *content)))
         except (LimitReachedError, ValueError):
             self._sender.state.release_id(packet_id)
             raise
@@ -365,7 +361,7 @@ class ClientSession:
     def disconnect(self) -> None:
         """Say goodbye and close; without effect on a closed session."""
         if self._state is not _CLOSED:
-            self._output.put(encode(Disconnect(), self.version))
+            self._output.put(_GOODBYE[self.version])
             self._state = _CLOSED
 
     def _require_open(self) -> None:
@@ -384,17 +380,3 @@ class ClientSession:
         if len(packet) > maximum:
             raise LimitReachedError(f"the packet has {len(packet)} bytes, the server takes {maximum}: send less")
         return packet
-
-
-@lru_cache(maxsize=256)
-def _subscribe_packet(
-    packet_id: int, wanted: tuple[Subscription | tuple[str, int], ...], identifier: int | None, version: ProtocolVersion
-) -> bytes:
-    """Check and encode SUBSCRIBE; kept, because thousands of sessions of a swarm send the same ones."""
-    subscriptions = tuple([each if isinstance(each, Subscription) else Subscription(*each) for each in wanted])
-    for each in subscriptions:
-        validate_topic_filter(each.topic_filter)
-        if each.qos not in {0, 1, 2}:
-            raise ValueError(f"there is no QoS {each.qos}: subscribe with 0, 1 or 2")
-    properties = EMPTY_PROPERTIES if identifier is None else Properties(subscription_identifiers=(identifier,))
-    return encode(Subscribe(packet_id, subscriptions, properties), version)

@@ -4,6 +4,7 @@ The bodies of packets are read in packet_parsers, the order of packets (but for 
 Memory is bounded (P9): what is kept is less than one packet of the maximum size, plus the read that it came in.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from mqttprov.mqtt.errors import ProtocolError, malformed, violation
@@ -62,6 +63,17 @@ _CLIENT_TABLES: Final = {
     ProtocolVersion.V311: _table(_both_ways(v5=False) | _TO_CLIENT),
     ProtocolVersion.V5: _table(_both_ways(v5=True) | _TO_CLIENT | {0xE0: parse_disconnect}),
 }
+
+
+# No secrets, and bounded (P9): CONNECT, CONNACK and PUBLISH, whose first bytes are lower, are never kept.
+_LAST_PUBLISH: Final = 0x3F
+_SHORT_BYTES: Final = 64  # with the length in one byte
+
+
+@lru_cache(maxsize=1024)
+def _parse_short(parse: Parser, packet: bytes, v5: bool) -> Packet:
+    """Parse a whole packet; kept, because thousands of gateways subscribe and are answered with the same bytes."""
+    return parse(packet[0], packet, 2, len(packet), v5)
 
 
 class PacketDecoder:
@@ -149,25 +161,25 @@ class PacketDecoder:
     def _decode_into(self, packets: list[Packet], data: bytes) -> None:
         pos = 0
         end = len(data)
-        max_bytes = self.max_packet_bytes
+        max_bytes, parsers, v5 = self.max_packet_bytes, self._parsers, self._v5
         while pos < end:
             first = data[pos]
-            parse = self._parsers[first]
+            parse = parsers[first]
             if parse is None:
                 raise self._explain(first)
             body = pos + 2
-            if body <= end and data[pos + 1] < 0x80:
-                stop = body + data[pos + 1]
+            if body <= end and (length := data[pos + 1]) < 0x80:
+                stop = body + length
             elif body < end and 0 < data[body] < 0x80:
                 stop = body + 1 + (data[pos + 1] & 0x7F | data[body] << 7)
                 body += 1
             else:
-                length = read_varint(data, pos + 1, end)
-                if length is None:
+                found = read_varint(data, pos + 1, end)
+                if found is None:
                     self._wait(data[pos:], end - pos + 1)
                     return
-                body = length[1]
-                stop = body + length[0]
+                length, body = found
+                stop = body + length
             if stop - pos > max_bytes:
                 raise ProtocolError(
                     ReasonCode.PACKET_TOO_LARGE, f"a packet of {stop - pos} bytes, where {max_bytes} are the maximum"
@@ -175,10 +187,13 @@ class PacketDecoder:
             if stop > end:
                 self._wait(data[pos:], stop - pos)
                 return
-            packet = parse(first, data, body, stop, self._v5)
+            if first > _LAST_PUBLISH and stop - pos <= _SHORT_BYTES:
+                packet = _parse_short(parse, data[pos:stop], v5)
+            else:
+                packet = parse(first, data, body, stop, v5)
             packets.append(packet)
             pos = stop
-            if self.version is None:
+            if parsers is _BEFORE_CONNECT:
                 self._learn_version(packet)
                 self._paused = True
                 self._keep(data[pos:])

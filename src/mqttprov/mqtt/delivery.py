@@ -142,11 +142,9 @@ class DeliveryState:
         ids = self._ids
         if len(ids) >= MAX_PACKET_ID:
             return None
-        packet_id = self._last_id
-        while True:
-            packet_id = packet_id + 1 if packet_id < MAX_PACKET_ID else 1
-            if packet_id not in ids:
-                break
+        packet_id = self._last_id % MAX_PACKET_ID + 1
+        while packet_id in ids:
+            packet_id = packet_id % MAX_PACKET_ID + 1
         self._last_id = packet_id
         ids[packet_id] = _HELD
         return packet_id

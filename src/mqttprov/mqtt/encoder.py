@@ -32,6 +32,7 @@ from mqttprov.mqtt.properties import EMPTY_PROPERTIES, WILL, PacketType, Propert
 from mqttprov.mqtt.reasons import ReasonCode, connack_return_code
 
 _V5 = ProtocolVersion.V5
+_CONNECT = PacketType.CONNECT
 _PUBLISH = PacketType.PUBLISH
 _SUBACK = PacketType.SUBACK
 
@@ -95,27 +96,21 @@ def _properties(properties: Properties, carrier: int, version: ProtocolVersion) 
 
 def _connect(packet: Connect, _version: ProtocolVersion) -> bytes:
     version = packet.version  # the packet itself says which protocol it is in
-    will = packet.will
-    if version is not _V5 and packet.password is not None and packet.username is None:
+    will, username, password = packet.will, packet.username, packet.password
+    flags = packet.clean_start << 1
+    rest = _properties(packet.properties, _CONNECT, version) + text(packet.client_id)
+    if will is not None:
+        flags |= 0x04 | will.retain << 5 | will.qos << 3
+        rest += _properties(will.properties, WILL, version) + text(will.topic) + binary(will.payload)
+    if username is not None:
+        flags |= 0x80
+        rest += text(username)
+    elif version is not _V5 and password is not None:
         raise ValueError("MQTT 3.1.1 has no password without a user name (MQTT-3.1.2-22): add one or use MQTT 5")
-    flags = (
-        (packet.username is not None) << 7
-        | (packet.password is not None) << 6
-        | (will is not None) << 2
-        | packet.clean_start << 1
-    )
-    if will is not None:
-        flags |= will.retain << 5 | will.qos << 3
-    parts = [b"\0\4MQTT", bytes((version, flags)), u16(packet.keep_alive_s)]
-    parts.append(_properties(packet.properties, PacketType.CONNECT, version))
-    parts.append(text(packet.client_id))
-    if will is not None:
-        parts += (_properties(will.properties, WILL, version), text(will.topic), binary(will.payload))
-    if packet.username is not None:
-        parts.append(text(packet.username))
-    if packet.password is not None:
-        parts.append(binary(packet.password))
-    return frame(0x10, b"".join(parts))
+    if password is not None:
+        flags |= 0x40
+        rest += binary(password)
+    return frame(0x10, b"\0\4MQTT" + bytes((version, flags)) + u16(packet.keep_alive_s) + rest)
 
 
 def _connack(packet: Connack, version: ProtocolVersion) -> bytes:

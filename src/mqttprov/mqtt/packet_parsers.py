@@ -29,7 +29,7 @@ from mqttprov.mqtt.packets import (
     Unsubscribe,
     Will,
 )
-from mqttprov.mqtt.primitives import read_binary, read_text, read_u16
+from mqttprov.mqtt.primitives import read_binary, read_text
 from mqttprov.mqtt.properties import EMPTY_PROPERTIES, WILL, PacketType, Properties, read_properties
 from mqttprov.mqtt.reasons import REASON_OF_BYTE, REASON_OF_RETURN_CODE, ReasonCode
 
@@ -42,6 +42,8 @@ _V311 = ProtocolVersion.V311
 _V5 = ProtocolVersion.V5
 _PUBLISH = PacketType.PUBLISH
 _SUBSCRIBE = PacketType.SUBSCRIBE
+_CONNACK = PacketType.CONNACK
+_SUBACK = PacketType.SUBACK
 _RETURN_CODES_OF_SUBACK = frozenset({0, 1, 2, 0x80})
 
 
@@ -54,10 +56,13 @@ class UnsupportedVersionError(ProtocolError):
 
 
 def _read_packet_id(data: bytes, pos: int, stop: int) -> tuple[int, int]:
-    packet_id, pos = read_u16(data, pos, stop)
+    after = pos + 2
+    if after > stop:
+        raise malformed("packet ends inside its packet id")
+    packet_id = data[pos] << 8 | data[pos + 1]
     if packet_id == 0:
         raise violation("packet id is 0 (MQTT-2.2.1-3)")
-    return packet_id, pos
+    return packet_id, after
 
 
 def _reason(byte: int) -> ReasonCode:
@@ -65,6 +70,13 @@ def _reason(byte: int) -> ReasonCode:
     if reason is None:
         raise violation(f"0x{byte:02X} is no reason code")
     return reason
+
+
+def _reasons(codes: bytes) -> tuple[ReasonCode, ...]:
+    try:
+        return tuple(map(REASON_OF_BYTE.__getitem__, codes))
+    except KeyError as error:
+        raise violation(f"0x{error.args[0]:02X} is no reason code") from None
 
 
 def _at_end(pos: int, stop: int) -> None:
@@ -156,7 +168,7 @@ def parse_connack(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> Co
     if flags > 1:
         raise malformed("reserved flags in CONNACK")
     if v5:
-        properties, pos = read_properties(data, pos + 2, stop, PacketType.CONNACK)
+        properties, pos = read_properties(data, pos + 2, stop, _CONNACK)
         _at_end(pos, stop)
         return Connack(flags == 1, _reason(code), properties)
     _at_end(pos + 2, stop)
@@ -223,13 +235,13 @@ def parse_suback(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> Sub
     packet_id, pos = _read_packet_id(data, pos, stop)
     properties = EMPTY_PROPERTIES
     if v5:
-        properties, pos = read_properties(data, pos, stop, PacketType.SUBACK)
+        properties, pos = read_properties(data, pos, stop, _SUBACK)
     codes = data[pos:stop]
     if not codes:
         raise violation("SUBACK without a reason code")
     if not v5 and max(codes) > 2 and not _RETURN_CODES_OF_SUBACK.issuperset(codes):
         raise violation("a return code of SUBACK that MQTT 3.1.1 does not know")
-    return Suback(packet_id, tuple([_reason(byte) for byte in codes]), properties)
+    return Suback(packet_id, _reasons(codes), properties)
 
 
 def parse_unsubscribe(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> Unsubscribe:
@@ -256,7 +268,7 @@ def parse_unsuback(_first: int, data: bytes, pos: int, stop: int, v5: bool) -> U
     properties, pos = read_properties(data, pos, stop, PacketType.UNSUBACK)
     if pos == stop:
         raise violation("UNSUBACK without a reason code")
-    return Unsuback(packet_id, tuple([_reason(byte) for byte in data[pos:stop]]), properties)
+    return Unsuback(packet_id, _reasons(data[pos:stop]), properties)
 
 
 def parse_ping(first: int, _data: bytes, pos: int, stop: int, _v5: bool) -> Packet:

@@ -5,7 +5,7 @@ No packets live here: a packet is named by its PacketType, the will inside CONNE
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -47,7 +47,7 @@ class PacketType(IntEnum):
 WILL: Final = 16  # the will's own property list inside CONNECT
 
 
-class Properties(msgspec.Struct, frozen=True, gc=False):
+class Properties(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """All properties that MQTT 5 knows; None or () means absent. Fields stand in the order of their identifiers."""
 
     payload_format_indicator: bool | None = None
@@ -147,6 +147,12 @@ def _read_subscription_identifier(data: bytes, pos: int, stop: int) -> tuple[int
     return found
 
 
+def _read_only_identifier(data: bytes, pos: int, stop: int) -> tuple[tuple[int], int]:
+    """Read the identifier of SUBSCRIBE, which has at most one (section 3.8.2.1.2)."""
+    identifier, pos = _read_subscription_identifier(data, pos, stop)
+    return (identifier,), pos
+
+
 def _read_pair(data: bytes, pos: int, stop: int) -> tuple[tuple[str, str], int]:
     name, pos = read_text(data, pos, stop)
     value, pos = read_text(data, pos, stop)
@@ -207,7 +213,28 @@ def _kinds() -> tuple[_Kind, ...]:
 
 
 _KINDS = _kinds()
-_KIND_OF_IDENTIFIER = {kind.identifier: kind for kind in _KINDS}
+_REPEATABLE = tuple([kind.field for kind in _KINDS if kind.repeatable])
+_KIND_OF_FIELD = {kind.field: kind for kind in _KINDS}
+
+
+class _Rule(NamedTuple):
+    """How to read a property in one kind of packet."""
+
+    field: str
+    read: _Reader
+    repeatable: bool
+
+
+def _rules_of(carrier: int) -> dict[int, _Rule]:
+    rules = {
+        kind.identifier: _Rule(kind.field, kind.read, kind.repeatable) for kind in _KINDS if carrier in kind.packets
+    }
+    if carrier == PacketType.SUBSCRIBE:
+        rules[0x0B] = _Rule("subscription_identifiers", _read_only_identifier, repeatable=False)
+    return rules
+
+
+_RULES = {carrier: _rules_of(carrier) for carrier in (*map(int, PacketType), WILL)}
 
 
 def allowed_in(carrier: int) -> frozenset[str]:
@@ -227,21 +254,23 @@ def read_properties(data: bytes, pos: int, stop: int, carrier: int) -> tuple[Pro
         raise malformed("the properties are longer than their packet")
     pos = length[1]
     end = pos + length[0]
+    rules = _RULES[carrier]
     found: dict[str, Any] = {}
     while pos < end:
-        kind = _KIND_OF_IDENTIFIER.get(data[pos])  # every identifier known so far fits into one byte
-        if kind is None or carrier not in kind.packets:
+        rule = rules.get(data[pos])  # every identifier known so far fits into one byte
+        if rule is None:
             raise malformed(f"property 0x{data[pos]:02X} is not allowed in this packet")
-        value, pos = kind.read(data, pos + 1, end)
-        if kind.repeatable and not (kind.identifier == 0x0B and carrier == PacketType.SUBSCRIBE):
-            found.setdefault(kind.field, []).append(value)
-        elif kind.field in found:
-            raise violation(f"property {kind.field} is there twice")
+        field, read, repeatable = rule
+        value, pos = read(data, pos + 1, end)
+        if repeatable:
+            found.setdefault(field, []).append(value)
+        elif field in found:
+            raise violation(f"property {field} is there twice")
         else:
-            found[kind.field] = [value] if kind.repeatable else value
-    for name in ("subscription_identifiers", "user_properties"):
-        if name in found:
-            found[name] = tuple(found[name])
+            found[field] = value
+    for field in _REPEATABLE:
+        if field in found:
+            found[field] = tuple(found[field])
     return Properties(**found), end
 
 
@@ -253,13 +282,11 @@ def write_properties(properties: Properties, carrier: int) -> bytes:
     if properties is EMPTY_PROPERTIES:
         return b"\0"
     out = bytearray()
-    for kind, value in zip(_KINDS, msgspec.structs.astuple(properties), strict=True):
-        if value is None or value == ():
-            continue
+    present: dict[str, Any] = msgspec.to_builtins(properties, builtin_types=(bytes,))  # in the order of the fields
+    for field, value in present.items():
+        kind = _KIND_OF_FIELD[field]
         if carrier not in kind.packets:
-            raise ValueError(
-                f"property {kind.field} may not stand in this packet (MQTT 5 section 2.2.2.2): leave it out"
-            )
+            raise ValueError(f"property {field} may not stand in this packet (MQTT 5 section 2.2.2.2): leave it out")
         for single in value if kind.repeatable else (value,):
             out.append(kind.identifier)
             out += kind.write(single)
