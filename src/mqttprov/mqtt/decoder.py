@@ -65,8 +65,9 @@ _CLIENT_TABLES: Final = {
 }
 
 
-# No secrets, and bounded (P9): CONNECT, CONNACK and PUBLISH, whose first bytes are lower, are never kept.
+# No secrets, and bounded (P9): CONNECT, CONNACK and PUBLISH, whose first bytes are lower, and AUTH are never kept.
 _LAST_PUBLISH: Final = 0x3F
+_AUTH: Final = 0xF0
 _SHORT_BYTES: Final = 64  # with the length in one byte
 
 
@@ -187,7 +188,7 @@ class PacketDecoder:
             if stop > end:
                 self._wait(data[pos:], stop - pos)
                 return
-            if first > _LAST_PUBLISH and stop - pos <= _SHORT_BYTES:
+            if _LAST_PUBLISH < first < _AUTH and stop - pos <= _SHORT_BYTES:
                 packet = _parse_short(parse, data[pos:stop], v5)
             else:
                 packet = parse(first, data, body, stop, v5)
