@@ -12,7 +12,8 @@ run: $(VENV)/.installed
 test: check
 	@tools/test-programs.sh
 	@tools/vendor-venvs.sh $(PYTHON)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@# Three on two cores: much of a test is waiting for brokers and vendors' clients.
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
