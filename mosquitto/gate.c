@@ -23,6 +23,7 @@ static int (*set_client_id)(struct mosquitto *, const char *); /* 2.1 and newer;
 unsigned turn = 1;
 static bool reloading; /* between the broker's reload and its next turn: it asks again of all whom it knows */
 static bool responder_lost; /* in this turn, and perhaps requests with it */
+static bool responder_came; /* in this turn; it is told at once what nobody has recorded */
 static const struct mosquitto *displaced; /* by the last CONNECT, which has the same client id and principal */
 static unsigned refusals[UNAVAILABLE]; /* in this second, of each reason; what is unavailable records nothing */
 static const char *const reasons[UNAVAILABLE] = {"unknown", "wrong-password", "state"};
@@ -197,7 +198,7 @@ static bool may_listen(struct session *session, const struct mosquitto_evt_acl_c
 {
 	const struct principal *who = &session->who;
 	if(!may(who, SUBSCRIBE, check->topic)) return false;
-	session->serves |= who->role == ROLE_RESPONDER && !strcmp(check->topic, TAKES_REQUESTS);
+	if(who->role == ROLE_RESPONDER && !strcmp(check->topic, TAKES_REQUESTS)) session->serves = responder_came = true;
 	bool ours = who->role == ROLE_PROVISIONING || (who->role == ROLE_DEVICE && is_own_topic(check->topic));
 	if(!ours) return true;
 	if(!session_subscribe(session, check->topic, check->qos)) return false;
@@ -231,7 +232,7 @@ static bool tell_login(struct session *session)
 {
 	struct principal *who = &session->who;
 	bool in_use = !session->ended || now_s() - session->since <= 2;
-	bool first = who->first && now_s() - session->told >= TELL_AGAIN_S;
+	bool first = who->first && (responder_came || now_s() - session->told >= TELL_AGAIN_S);
 	bool seen = in_use && time(NULL) - who->seen >= SEEN_EVERY_S;
 	if(first) tell_first_login(session);
 	if(seen){
@@ -260,7 +261,7 @@ static void sweep(void)
 			if(over) kick(session);
 		}
 	}
-	responder_lost = false;
+	responder_lost = responder_came = false;
 }
 
 static void on_tick(struct mosquitto_evt_tick *tick)
@@ -268,7 +269,8 @@ static void on_tick(struct mosquitto_evt_tick *tick)
 	static time_t swept;
 	reloading = false;
 	turn++;
-	if(swept == now_s() && !responder_lost) return; /* under load this is called for every turn of the loop */
+	/* Under load this is called for every turn of the loop. */
+	if(swept == now_s() && !responder_lost && !responder_came) return;
 	swept = now_s();
 	tick->next_ns = 1; /* for 2.1, where these are ms: what is told here leaves when the broker wakes up again */
 	tell_further_refusals();

@@ -19,7 +19,8 @@ async def logs_in(port: int, credentials: bytes) -> ReasonCode:
     if reply["credentialsType"] == "ACCESS_TOKEN":
         connect = Connect(reply["deviceName"], username=value)
     else:
-        connect = Connect(value["clientId"] or "x", username=value["userName"], password=value["password"].encode())
+        client_id = value["clientId"] or reply["deviceName"]
+        connect = Connect(client_id, username=value["userName"], password=value["password"].encode())
     client = await Client.open(port, connect)
     reason = await client.connack()
     client.abort()
