@@ -1,5 +1,7 @@
 """Two joined nodes of Debian's RabbitMQ that ask `mqttprov http-auth`: real brokers and the real command."""
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ from mqttprov.gateway.actions import StateChanged
 from mqttprov.gateway.client import GatewayClient
 from mqttprov.gateway.one_shot import request_once
 from mqttprov.gateway.settings import GatewaySettings, SecretText
-from mqttprov.mqtt import Connect, ReasonCode
+from mqttprov.mqtt import Connect, Publish, ReasonCode
 from mqttprov.responder.administration import IssuedToken
 
 pytestmark = pytest.mark.timeout(300)
@@ -124,6 +126,16 @@ async def denied(client: Client, *filters: str) -> bool:
         return True
 
 
+async def delivered(sender: Client, receiver: Client, topic: str, payload: bytes) -> Publish:
+    """Publish until a message comes: a node learns of subscriptions on the other one a moment after their SUBACK."""
+    for _ in range(30):
+        await sender.publish(topic, payload)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                return await receiver.message()
+    pytest.fail(f"what was published to {topic} 30 times reached nobody")
+
+
 async def test_a_device_provisions_on_one_node_and_works_on_the_other(nodes: Nodes, opened: Open) -> None:
     """The first login is recorded, telemetry reaches an operator on the other node under the device's name."""
     watcher = await operator(nodes, opened)
@@ -131,12 +143,11 @@ async def test_a_device_provisions_on_one_node_and_works_on_the_other(nodes: Nod
     client = await device(nodes, opened, "rabbit-1")
     shown = mqttprov("device", "show", "rabbit-1", "--state", str(nodes.state), "--json").data
     assert shown["state"] == "active"
-    await client.publish("v1/devices/rabbit-1/telemetry", b'{"t":1}')
-    message = await watcher.message()
+    message = await delivered(client, watcher, "v1/devices/rabbit-1/telemetry", b'{"t":1}')
     assert (message.topic, message.payload) == ("v1/devices/rabbit-1/telemetry", b'{"t":1}')
     assert await client.subscribe("v1/devices/rabbit-1/rpc/request/+") == (1,)
-    await watcher.publish("v1/devices/rabbit-1/rpc/request/7", b"{}")
-    assert (await client.message()).topic == "v1/devices/rabbit-1/rpc/request/7"
+    request = await delivered(watcher, client, "v1/devices/rabbit-1/rpc/request/7", b"{}")
+    assert request.topic == "v1/devices/rabbit-1/rpc/request/7"
 
 
 async def test_a_repeated_request_gets_the_same_answer(nodes: Nodes) -> None:
@@ -269,10 +280,14 @@ async def test_our_gateway_lives_on_its_own_topics(nodes: Nodes, opened: Open, t
         assert online.wait(GATEWAY_TIMEOUT_S)
         desk = await operator(nodes, opened)
         assert await desk.subscribe("v1/devices/rabbit-gw/rpc/response/+") == (1,)
-        await desk.publish("v1/devices/rabbit-gw/rpc/request/5", b'{"method":"gateway_ping"}')
-        answer = await desk.message()
+        # Its state says "online" once it is let in, before its own subscriptions are granted.
+        answer = await delivered(desk, desk, "v1/devices/rabbit-gw/rpc/request/5", b'{"method":"gateway_ping"}')
         assert answer.topic == "v1/devices/rabbit-gw/rpc/response/5"
         assert json.loads(answer.payload) == {"code": 200, "resp": "pong"}
+        online.clear()
+        for verb in ("suspend", "resume"):
+            assert mqttprov("device", verb, "rabbit-gw", "--state", str(nodes.state)).status == 0
+        assert online.wait(GATEWAY_TIMEOUT_S)
     finally:
         gateway.stop()
         thread.join(GATEWAY_TIMEOUT_S)
