@@ -15,7 +15,16 @@ from mqttprov_simulator.histogram import Histogram
 from mqttprov_simulator.report.result import Check, RunResult
 from mqttprov_simulator.running.conduct import conduct
 from mqttprov_simulator.running.crew import LocalCrew
-from mqttprov_simulator.scenario.model import Constant, Gateway, Group, Scenario, Stop, TargetFault
+from mqttprov_simulator.scenario.model import (
+    Action,
+    Constant,
+    Gateway,
+    Group,
+    Scenario,
+    Stop,
+    Storm,
+    TargetFault,
+)
 from mqttprov_simulator.targets.embedded import embedded
 
 PLANTED = Path(__file__).parent / "planted"
@@ -81,3 +90,19 @@ def test_a_frozen_responder_shows_in_p99() -> None:
     assert [mark.kind for mark in result.marks] == ["responder-freeze"]
     assert [check for check in result.checks if check.state == "broken"] == []
     assert msgspec.json.encode(result)
+
+
+def test_a_server_is_not_blamed_for_devices_that_nobody_could_suspend() -> None:
+    """They came after the operator: that their credentials work breaks no promise, and nothing was looked at (P7)."""
+    scenario = Scenario(
+        name="late",
+        summary="",
+        groups=(Group(name="a", gateways=5, arrivals=Storm(begins_s=0.5)),),
+        actions=(Action(kind="suspend-devices", at_s=0.0),),
+        stop=Stop(hold_s=0.2),
+    )
+    result = run(scenario)
+    assert [mark.note for mark in result.marks] == ["0 devices; not 5: no such device"]
+    assert result.online_at_end == 5
+    check = of(result, "old-still-works")
+    assert (check.state, check.broken) == ("not checked", ())

@@ -75,9 +75,9 @@ class _Run:
         self._stop: Final = stop
         self._said: Final[queue.SimpleQueue[FromWorker]] = queue.SimpleQueue()
         self._gathered: Final = Gathering(scenario, workers)
-        self._ledger: Final = Ledger(scenario)
         self._store: Final = None if target.state is None else StoreWatch(target.state, target.tokens)
         self._interventions: Final = Interventions(scenario, target)
+        self._ledger: Final = Ledger(scenario, self._interventions.excuse)
         self._processes: Final = ProcessWatch()
         self._samples: Final[list[Sample]] = []
         self._errors: Final[list[str]] = []

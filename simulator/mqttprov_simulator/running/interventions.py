@@ -3,17 +3,22 @@
 Each has a thread of its own, because a restart or a rotation takes its time and the run must go on meanwhile.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 from mqttprov_simulator.report.result import Mark
+from mqttprov_simulator.running.values import Broken, Promise
+from mqttprov_simulator.scenario.drawing import DrawnGateway, acts, gateways
 from mqttprov_simulator.scenario.model import Action, Scenario, TargetFault
 from mqttprov_simulator.targets.actions import perform
 from mqttprov_simulator.targets.target import Target, TargetError
 
 _JOIN_TIMEOUT_S: Final = 60.0
+_BY_ACTS: Final[frozenset[Promise]] = frozenset({"old-still-works", "not-online"})  # may rest on what operators did
 
 
 class Interventions:
@@ -28,6 +33,7 @@ class Interventions:
         self._marks: Final[list[Mark]] = []
         self._errors: Final[list[str]] = []
         self._going_on: Final[list[str]] = []
+        self._missed: Final[dict[Action, tuple[float, frozenset[str]]]] = {}  # of those that are over: when, and whom
         self._threads: Final = [
             *(threading.Thread(target=self._fault, args=(fault,), daemon=True) for fault in scenario.target_faults),
             *(threading.Thread(target=self._action, args=(action,), daemon=True) for action in scenario.actions),
@@ -69,6 +75,25 @@ class Interventions:
         with self._lock:
             return tuple(self._going_on)
 
+    def excuse(self, broken: Broken) -> bool:
+        """Whether it only says that a device is not as operators were to make it, and they had not by then.
+
+        A slow target may not know a device when it is to be suspended: that it works on breaks no promise.
+        """
+        if broken.promise not in _BY_ACTS or not self._scenario.actions:
+            return False
+        drawn = self._drawn[broken.gateways[0]]
+        with self._lock:
+            for act in acts(self._scenario, drawn):
+                over_at_s, missed = self._missed.get(act.action, (math.inf, frozenset()))
+                if act.action.kind != "rotate-devices" and (broken.at_s < over_at_s or drawn.device in missed):
+                    return True
+        return False
+
+    @cached_property
+    def _drawn(self) -> dict[str, DrawnGateway]:
+        return {drawn.gateway: drawn for drawn in gateways(self._scenario)}
+
     def _fault(self, fault: TargetFault) -> None:
         self._at(fault.at_s, fault.name or fault.kind, fault.kind, lambda: self._strike_and_heal(fault))
 
@@ -85,6 +110,8 @@ class Interventions:
 
     def _act(self, action: Action) -> str:
         done = perform(action, self._scenario, self._target, began=self._starts_at, stopping=self._over)
+        with self._lock:
+            self._missed[action] = self._now_s(), done.missed
         not_done = "".join(f"; not {several}: {why}" for why, several in done.not_done.items())
         return f"{done.devices} devices{not_done}"
 

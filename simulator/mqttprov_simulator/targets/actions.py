@@ -18,10 +18,14 @@ _ACTOR: Final = "swarm"
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What came of an action. `devices`: on how many it was done; `not_done`: why not on others, and how often."""
+    """What came of an action. `devices`: on how many it was done; `not_done`: why not on others, and how often.
+
+    `missed`: devices that are not as it was to make them; a state that does not allow it is none of these.
+    """
 
     devices: int
     not_done: dict[str, int]
+    missed: frozenset[str] = frozenset()
 
 
 def can_act(scenario: Scenario, target: Target) -> None:
@@ -61,7 +65,7 @@ def _on_devices(action: Action, scenario: Scenario, admin: Admin, began: float, 
         "suspend-devices": admin.life.suspend,
         "resume-devices": admin.life.resume,
     }[action.kind]
-    done, not_done = 0, Counter[str]()
+    done, not_done, missed = 0, Counter[str](), set[str]()
     for at_s, device in sorted(_devices(action, scenario)):
         if stopping.wait(max(0.0, began + at_s - time.time())):
             break
@@ -70,13 +74,15 @@ def _on_devices(action: Action, scenario: Scenario, admin: Admin, began: float, 
             done += 1
         except NotFound:
             not_done["no such device"] += 1
+            missed.add(device)
         except Conflict:
             not_done["its state does not allow it"] += 1
         except StoreUnavailable:
             not_done["the database was busy or its disk full"] += 1
+            missed.add(device)
         except BrokerSilent:
             not_done["committed, but the broker did not confirm it"] += 1
-    return Done(done, dict(not_done))
+    return Done(done, dict(not_done), frozenset(missed))
 
 
 def _devices(action: Action, scenario: Scenario) -> Iterator[tuple[float, str]]:
