@@ -182,7 +182,8 @@ class Action(_Value, frozen=True):
 
     `rotate-devices`, `suspend-devices`, `resume-devices`: of `share` of the devices of `groups` (empty: all; each one
     with this chance), evenly over `for_s`. `revoke-token`: the token `token` of `profile`, with `cascade` suspending
-    what it registered.
+    what it registered. Devices that it could not be done on (they had not registered yet) are counted at its mark, and
+    no promise is called broken because they work on.
     """
 
     kind: Literal["rotate-devices", "suspend-devices", "resume-devices", "revoke-token"]
