@@ -74,7 +74,7 @@ class Factory:
 
     async def refusals(self) -> list[Any]:
         """Give the audit events of refused logins, once there are some."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (events := self.told("login-refused")):  # noqa: ASYNC110 - the writer is a thread
                 await asyncio.sleep(0.01)
         return events

@@ -58,7 +58,7 @@ class Server(asyncio.Protocol):
 
     async def until(self, number: int) -> list[tuple[str, bytes]]:
         """Wait until so much has come."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.seen) < number:
                 self.changed.clear()
                 await self.changed.wait()

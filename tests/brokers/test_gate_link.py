@@ -45,7 +45,7 @@ async def connect(connections: list[Server], monkeypatch: pytest.MonkeyPatch) ->
             prepare=prepare,
         )
         made.append(standing)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await standing.start()
         return standing, connections[-1]
 
@@ -61,7 +61,7 @@ async def test_commands_leave_together_and_acknowledgements_behind_them(connect:
     link = await standing.up()
     server.session.publish(Message("x", b"request"), 1)
     server.flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not link._session._inbound_window():  # noqa: ASYNC110 - the link tells nobody of it but its owner
             await asyncio.sleep(0.01)
     link.settle(1)
@@ -90,7 +90,7 @@ async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -
     link = await standing.up()
     for number in range(1, RECEIVE_MAXIMUM + 100):
         server.transport.write(encode(Publish("x", b"request", 1, packet_id=number), ProtocolVersion.V5))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(link._session._inbound_window()) < RECEIVE_MAXIMUM + 99:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.01)
     assert await link.execute("kick 0 0 d:a") == ReasonCode.SUCCESS
@@ -110,7 +110,7 @@ async def test_a_lost_connection_is_told_and_made_again(connect: Connecting, con
         link.execute("kick 0 0 d:a")
     link.command("reply 0 0 p:a")  # for nobody, and no error
     link.settle(1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(connections) < 2 or standing.link is link:  # noqa: ASYNC110 - it tells nobody before it is up
             await asyncio.sleep(0.01)
         again = await standing.up()

@@ -16,7 +16,7 @@ from mqttprov.gateway.credentials_file import CredentialsFile
 from mqttprov.gateway.settings import SecretText
 from mqttprov.mqtt import Subscribe
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 PATIENT = msgspec.structs.replace(QUICK, refusals_before_reprovisioning=100_000)
 
 

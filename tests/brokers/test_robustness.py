@@ -75,13 +75,16 @@ async def test_a_storm_of_reconnects_loses_nothing(broker: Running) -> None:
         if last.gone or not times % 3:
             last = await broker.login(token, client_id="gw", keep_s=3600)
             got |= {m.payload for m in before.messages()}
+        await said.wait()
         await eventually(lambda: len(got | {m.payload for m in last.messages()}) == messages)
 
     async def talk() -> None:
         for number in range(messages):
             for device in range(devices):
                 await operator.publish(f"v1/devices/gw-{device}/rpc/request/1", b"%d" % number)
+        said.set()
 
+    said = asyncio.Event()
     for token in tokens:
         first = await broker.login(token, client_id="gw", keep_s=3600)
         await first.subscribe("v1/devices/me/rpc/request/+")

@@ -41,7 +41,7 @@ async def test_qos_2_from_a_client_arrives_once_wherever_its_line_breaks(
         with Paho(port, version, login, client_id="sender", keep_s=60) as sender:
             for payload in PAYLOADS:
                 sender.publish(TOPIC, payload, 2)
-            return bool(sender.begun.get(timeout=10)[0])
+            return bool(sender.begun.get(timeout=30)[0])
 
     async with breaking_line(broker.port) as line:
         line.breaks_at = breaks_at
@@ -94,7 +94,7 @@ async def test_kept_sessions_retained_messages_and_wills(broker: Running, versio
                 dying.publish(f"a/{qos}", b"waits", qos)
             dying.publish("a/kept", b"retained", 1, retain=True)
             dying.client.socket().shutdown(2)  # type: ignore[union-attr] # it is connected
-            dying.ended.get(timeout=10)
+            dying.ended.get(timeout=30)
             with Paho(broker.port, version, here, client_id="h", keep_s=60) as reader:
                 assert reader.present
                 got = [reader.message() for _ in range(4)]  # those of QoS 2 when they are released, so in no order
@@ -122,7 +122,7 @@ async def test_a_client_without_rights_is_told(broker: Running, version: MQTTPro
             will.client.will_set("provision/audit/x", b"", 0)
             for one in (wrong, will):
                 one.start()
-                said.append(one.begun.get(timeout=10)[1])
+                said.append(one.begun.get(timeout=30)[1])
                 one.close()
             said += victim.subscribe([("$SYS/#", 0)])
             victim.publish("a", b"still here")
@@ -211,7 +211,7 @@ async def test_limits_of_mqtt_5(broker: Running) -> None:
             assert [small.message().payload, small.message().payload] == [b"1", b"2"]
             assert large.connack.MaximumPacketSize == 262_144
             large.client.publish("a", bytes(262_144), 1)
-            assert large.ended.get(timeout=10) == "Packet too large"
+            assert large.ended.get(timeout=30) == "Packet too large"
 
     await asyncio.to_thread(talk)
 
@@ -228,7 +228,7 @@ async def test_a_takeover_and_a_delayed_will(broker: Running) -> None:
             with first:
                 first.client.reconnect_delay_set(30, 60)  # it would take its place back
                 with five("twice") as second:
-                    assert first.ended.get(timeout=10) == "Session taken over"
+                    assert first.ended.get(timeout=30) == "Session taken over"
                     assert reader.message().payload == b"gone"  # a clean start ended the session that it waited for
                     assert second.ended.empty()
 

@@ -11,7 +11,7 @@ from mqttprov.brokers.responder_run import now_ms
 from mqttprov.responder.administration import IssuedToken
 from mqttprov.responder.state_directory import initialise
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 30.0
 ACTOR: Final = "cli:test"
 
 

@@ -10,7 +10,7 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 class WsClient:

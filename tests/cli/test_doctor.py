@@ -21,7 +21,7 @@ from mqttprov.core.model import LifecycleState
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 
 
 def verdicts(result: Result) -> dict[str, str]:
@@ -138,7 +138,7 @@ def open_broker(folder: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 @contextlib.contextmanager

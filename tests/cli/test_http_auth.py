@@ -19,7 +19,7 @@ def test_it_makes_the_secret_answers_and_ends_when_told(state: Path) -> None:
         file = Path(told["secretFile"])
         assert file.stat().st_mode & 0o777 == 0o600
         question = Request(f"{told['listening']}/{file.read_text().strip()}/rabbitmq/user", b"username=x")  # noqa: S310 - ours
-        with urlopen(question, timeout=10) as answer:  # noqa: S310 - ours
+        with urlopen(question, timeout=30) as answer:  # noqa: S310 - ours
             assert (answer.status, answer.read()) == (200, b"deny")
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 START_TIMEOUT_S: Final = 30.0
-STOP_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 60.0
 
 # `mqttprov serve` with everything logged that there is to log.
 VERBOSE: Final = """

@@ -24,7 +24,7 @@ from mqttprov.gateway.backoff import MachineSettings
 from mqttprov.gateway.client import GatewayClient
 from mqttprov.gateway.settings import GatewaySettings, SecretText
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 TOKEN_REPLY = b'{"credentialsValue":"token-1","credentialsType":"ACCESS_TOKEN","status":"SUCCESS"}'
 BASIC_REPLY = (
     b'{"credentialsValue":{"clientId":"c1","userName":"u1","password":"p1"},'

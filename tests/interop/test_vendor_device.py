@@ -90,7 +90,7 @@ class Run:
             input=json.dumps(list(cases.values())),
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=150,
             check=False,
         )
         assert done.returncode == 0, done.stderr

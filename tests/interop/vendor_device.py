@@ -14,7 +14,7 @@ from typing import Any
 # The vendor's client is in another environment than the one that checks this file.
 from tb_device_mqtt import TBDeviceMqttClient, TBPublishInfo  # type: ignore[import-not-found]  # only in its own environment
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def run(case: dict[str, Any]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Counter:
         done: list[Holder | None] = []
         assert self.responder._pipeline.submit(RecogniseJob(LoginAttempt(""), done.append))
         while not done:
-            assert self._handed_over.acquire(timeout=10)
+            assert self._handed_over.acquire(timeout=30)
             if self.waiting:
                 self.waiting.pop(0)()
 

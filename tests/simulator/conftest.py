@@ -136,7 +136,7 @@ async def stub() -> AsyncIterator[StubBroker]:
     await broker.start()
     yield broker
     broker.stop()
-    await asyncio.wait_for(broker.empty.wait(), 5)
+    await asyncio.wait_for(broker.empty.wait(), 30)
 
 
 @pytest.fixture

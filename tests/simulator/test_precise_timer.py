@@ -26,7 +26,7 @@ async def _wakes(gaps_s: list[float]) -> list[float]:
 
     timer = PreciseTimer(wake)
     after()
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), 30)
     timer.close()
     timer.close()
     return late_s

@@ -49,7 +49,7 @@ async def test_run_ends_while_handshakes_hang(stub: StubBroker, plan: SwarmPlan,
 
     server = await asyncio.get_running_loop().create_server(Silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    result = await asyncio.wait_for(swarm(msgspec.structs.replace(tls_plan, port=port, timeout_s=0.3)), 10)
+    result = await asyncio.wait_for(swarm(msgspec.structs.replace(tls_plan, port=port, timeout_s=0.3)), 30)
     assert result.summary.failed == 10
     server.close()
 

@@ -114,4 +114,4 @@ def cluster(folder: Path, questions: str, mqtt_ports: tuple[int, int]) -> Iterat
         for node in nodes:
             node.stop()
         mapper.terminate()
-        mapper.wait(10)
+        mapper.wait(30)

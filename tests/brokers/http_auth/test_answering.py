@@ -87,7 +87,7 @@ async def test_guests_are_let_in_while_the_link_stands(front: Front, join: Serve
     await link.ended
     assert not await joined.lets_in()
     assert not others.now()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await joined.routed.link.up() is link:  # noqa: ASYNC110 - it learns of the end in one of the next turns
             await asyncio.sleep(0)
     assert await joined.lets_in()
@@ -119,7 +119,7 @@ async def test_a_link_that_may_not_subscribe_answers_nobody(join: Serve, expecte
     """It tries again until it may: rights that are repaired on the broker need no restart here."""
     expected_errors.append("does not let us subscribe")
     joined = await join(Unwilling)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await joined.routed.link.start()
     assert len(joined.connections) == 2
     assert await joined.lets_in()
@@ -137,7 +137,7 @@ async def test_the_command_tells_when_it_answers(front: Front) -> None:
         question = f"{told['listening']}/{path_secret(front.state.path)}/rabbitmq/user"
 
         def ask() -> bytes:
-            with urlopen(Request(question, form), timeout=10) as answer:  # noqa: S310 - ours
+            with urlopen(Request(question, form), timeout=30) as answer:  # noqa: S310 - ours
                 return bytes(answer.read())
 
         assert await asyncio.to_thread(ask) == b"deny"

@@ -31,7 +31,7 @@ class Site:
             with contextlib.suppress(ConnectionError):
                 writer.write(data)
                 await writer.drain()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 return await reader.read()
         finally:
             writer.close()

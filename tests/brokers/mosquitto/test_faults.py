@@ -40,7 +40,7 @@ def storm(beside: Beside) -> "asyncio.Task[SwarmResult]":
         credentials_types=("ACCESS_TOKEN", "MQTT_BASIC"),
         seed=1,
         stay_connected=True,
-        timeout_s=60.0,
+        timeout_s=300.0,
         give_up_after_refusals=1,
         machine=HURRIED,
     )
@@ -51,7 +51,7 @@ async def until_used(beside: Beside, number: int) -> None:
     """Wait until so many have registered."""
     reader = beside.state.store.reader()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while next(row.used for row in reader.tokens() if row.name == "storm") < number:  # noqa: ASYNC110 - other processes do it
                 await asyncio.sleep(0.005)
     finally:
@@ -65,7 +65,7 @@ async def check(beside: Beside, result: SwarmResult) -> None:
     assert refused == {"NOT_FOUND": GATEWAYS - LIMIT}, result.summary
     reader = beside.state.store.reader()
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while reader.states().get("active") != LIMIT:  # noqa: ASYNC110 - other processes do it
                 await asyncio.sleep(0.05)
         events = list(reader.events())
@@ -77,7 +77,7 @@ async def check(beside: Beside, result: SwarmResult) -> None:
         reader.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", ["another", "the only one"])
 async def test_a_responder_is_killed_amid_a_storm(beside: Beside, victim: str) -> None:
     """With another one left, and with none until it comes back: exact limits, nothing told is lost (P1, P2, P10)."""
@@ -92,7 +92,7 @@ async def test_a_responder_is_killed_amid_a_storm(beside: Beside, victim: str) -
     await check(beside, await fleet)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(600)
 async def test_the_broker_is_killed_amid_a_storm(beside: Beside, expected_errors: list[str]) -> None:
     """Gateways and responders find it again; the limit is exact and nobody needs a person (P1, P10)."""
     await beside.another()
@@ -198,7 +198,7 @@ async def test_a_database_of_garbage_lets_nobody_in_until_it_is_restored(
     await device.ping()  # who is in stays in
     with path.open("r+b") as file:
         file.write(good)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await beside.refuses(token):  # noqa: ASYNC110 - other processes do it
             await asyncio.sleep(0.1)
     if meanwhile["status"] == "SUCCESS":

@@ -57,7 +57,7 @@ async def until_state(beside: Beside, name: str, state: str) -> Any:
     """Wait until a device is in a state; give its row."""
     reader = beside.state.store.reader()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 row = next(reader.devices(name))
                 if row.state == state:

@@ -30,7 +30,7 @@ async def durable(beside: Beside, token: str, *, version: ProtocolVersion = Prot
 async def reload(beside: Beside) -> None:
     """Let the broker read its files again, and ask the gate again about everybody."""
     before = beside.mosquitto.log.read_text().count("Reloading config")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while beside.mosquitto.log.read_text().count("Reloading config") == before:
             beside.mosquitto.signal(signal.SIGHUP)  # one that comes while it reloads is lost
             (await beside.open(None)).abort()  # 2.1 may sleep over a signal until something else wakes it

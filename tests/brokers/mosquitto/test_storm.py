@@ -48,7 +48,7 @@ class Site:
         """Wait until so many have registered."""
         reader = self.state.store.reader()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while next(row.used for row in reader.tokens(None, "storm")) < number:  # noqa: ASYNC110 - others do it
                     await asyncio.sleep(0.005)
         finally:
@@ -58,7 +58,7 @@ class Site:
         """Wait until the first login of every device is recorded."""
         reader = self.state.store.reader()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while reader.states() != {"active": LIMIT}:  # noqa: ASYNC110 - others do it
                     await asyncio.sleep(0.05)
         finally:
@@ -99,7 +99,7 @@ async def site(tmp_path: Path, plugin: Path) -> AsyncIterator[Site]:
         one.state.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(600)
 async def test_two_thousand_gateways_ride_out_everything(site: Site) -> None:
     """Limit exact (P1), told means durable (P2), chain whole (P5), everybody online at the end (P10)."""
     token = site.token()
@@ -114,7 +114,7 @@ async def test_two_thousand_gateways_ride_out_everything(site: Site) -> None:
         credentials_types=("ACCESS_TOKEN", "MQTT_BASIC"),
         seed=1,
         stay_connected=True,
-        timeout_s=90.0,
+        timeout_s=300.0,
         give_up_after_refusals=1,
         machine=HURRIED,
     )

@@ -254,10 +254,10 @@ async def test_a_worker_waits_for_the_start_and_ends_when_told(stub: StubBroker)
         elif not isinstance(value, Recording) and getattr(value, "registered", 0) == 5:
             orders.stop.set()
 
-    await asyncio.wait_for(work(assignment, tell, orders), 10)
+    await asyncio.wait_for(work(assignment, tell, orders), 30)
     assert isinstance(said[0], Ready)
     assert isinstance(said[-1], Recording)
-    await asyncio.wait_for(stub.empty.wait(), 5)
+    await asyncio.wait_for(stub.empty.wait(), 30)
 
 
 async def test_stopped_before_the_start_nothing_has_begun(stub: StubBroker) -> None:
@@ -271,7 +271,7 @@ async def test_stopped_before_the_start_nothing_has_begun(stub: StubBroker) -> N
             scenario=plan(LINE), worker=0, workers=1, starts_at=starts_at, endpoints=(endpoint,),
             tokens={"default/default": TokenKey("key", "secret")},
         )  # fmt: skip
-        await asyncio.wait_for(work(assignment, said.append, orders), 5)
+        await asyncio.wait_for(work(assignment, said.append, orders), 30)
         assert isinstance(said[-1], Recording)
     assert stub.requests == []
 

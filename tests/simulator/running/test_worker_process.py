@@ -72,12 +72,12 @@ def test_a_process_begins_and_ends_as_it_is_told(end: str) -> None:
         *_, last = said
         assert isinstance(last, Recording)
         assert "Connection refused" in last.lost_connections
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_nonsense_is_a_failure() -> None:
     """With a status that says so."""
     with _process() as process:
-        out, err = process.communicate(b"Good morning\n", timeout=10)
+        out, err = process.communicate(b"Good morning\n", timeout=30)
         assert isinstance(msgspec.json.decode(out, type=FromWorker), Failure)
         assert (process.returncode, err) == (1, b"")
