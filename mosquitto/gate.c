@@ -45,8 +45,7 @@ struct session *session_of(const struct mosquitto *client)
 
 void kick(struct session *session)
 {
-	/* Nothing more for what the broker keeps of it, and its client id is free. */
-	session->durable = session->unsure = false;
+	session->given_up = true; /* nothing more for what the broker keeps of it, and its client id is free */
 	if(!session->ended) mosquitto_kick_client_by_clientid(session->client_id, false);
 }
 
@@ -112,7 +111,7 @@ static bool may_take_over(struct session *holder, const struct principal *who)
 	bool same_role = holder->who.role == who->role;
 	if(same_role && who->name && !strcmp(holder->who.name, who->name)) return true;
 	if(holder->sent == turn) return false;
-	if(holder->ended) return !holder->who.first && !is_kept(holder);
+	if(holder->ended) return !holder->who.first && (holder->given_up || !is_kept(holder));
 	/* Provisioning sessions have no name, but an id that many devices share, one after another. */
 	return same_role && !who->name && !holder->waits && now_s() - holder->since >= REQUEST_PATIENCE_S;
 }
@@ -128,6 +127,7 @@ static bool let_in(struct mosquitto *client, struct principal *who)
 	/* The broker goes on with what was subscribed to, and so does the gate. */
 	bool resumes = may && holder && durable && !strcmp(holder->who.device_id, who->device_id) &&
 		(holder->ended ? is_kept(holder) : holder->durable || holder->unsure);
+	bool apart = may && holder && durable && holder->given_up;
 	if(may && holder){ /* the broker ends it now, if it has not ended */
 		displaced = holder->ended ? NULL : holder->client;
 		end_session(holder);
@@ -139,6 +139,7 @@ static bool let_in(struct mosquitto *client, struct principal *who)
 	}
 	session->since = now_s();
 	session->durable = durable;
+	session->apart = apart ? turn : 0;
 	/* What is kept of a provisioning session is nobody's: its replies are for no later connection. */
 	session->unsure = session->who.role != ROLE_PROVISIONING && mosquitto_client_protocol_version(client) == 5;
 	snprintf(session->source, sizeof(session->source), "%s", source_of(client));
@@ -229,7 +230,8 @@ static bool on_access(const struct mosquitto_evt_acl_check *check)
 	struct session *session = session_of(check->client);
 	if(!session || !check->topic) return false;
 	switch(check->access){
-		case MOSQ_ACL_READ: return may(&session->who, RECEIVE, check->topic);
+		case MOSQ_ACL_READ:
+			return !session->given_up && session->apart != turn && may(&session->who, RECEIVE, check->topic);
 		case MOSQ_ACL_WRITE: return may_write(session, check);
 		case MOSQ_ACL_SUBSCRIBE: return may_listen(session, check);
 		case MOSQ_ACL_UNSUBSCRIBE:

@@ -69,9 +69,11 @@ struct session {
 	char source[64];               /* address */
 	time_t since; /* its begin, its last request or reply, or its end */
 	time_t told;  /* when the responder was last told of its first login */
+	unsigned apart;   /* the turn in which it began, where what waited was for a session that was ended */
 	unsigned sent;    /* the turn of the broker's loop in which something was last sent to its client id */
 	bool durable;     /* the broker may keep its client id and messages when it ends */
 	bool unsure;      /* whether it does; it is asked when the session has ended */
+	bool given_up;    /* ended by the responder: it gets nothing more */
 	bool ended;
 	bool waits;             /* for a reply */
 	bool serves;            /* a responder that takes requests */

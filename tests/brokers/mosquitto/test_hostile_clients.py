@@ -100,6 +100,25 @@ async def test_nobody_takes_over_a_durable_session(
     assert b"secret" not in heir.raw
 
 
+async def test_what_waits_for_a_suspended_device_is_dropped(beside: Beside) -> None:
+    """It was for a session that has ended (P7); a device that comes back listens where it listened before (P10)."""
+    issued = beside.admin.create_profile(Profile(0, "own", subscribe_topics=("%d/#",)))
+    token = (await ask(await beside.session(), request_bytes(issued, "gw-1")))["credentialsValue"]
+    owner, operator = await durable(beside, token), await beside.operator()
+    await owner.subscribe("gw-1/#", "v1/devices/me/#")
+    await until_state(beside, "gw-1", "active")
+    owner.abort()
+    await operator.publish("gw-1/x", b"before")
+    await act(life(beside).suspend, "gw-1")
+    await operator.publish("gw-1/x", b"meanwhile")
+    await act(life(beside).resume, "gw-1")
+    owner = await durable(beside, token)
+    assert owner.session_present
+    for topic in ("gw-1/x", "v1/devices/gw-1/x"):
+        await operator.publish(topic, b"now")
+        assert (await owner.message()).payload == b"now"
+
+
 async def test_a_provisioning_session_leaves_nothing_behind(beside: Beside) -> None:
     """It cannot be durable, and nothing of its request is retained."""
     connect = Connect("x", version=ProtocolVersion.V5, username="provision", clean_start=False)
