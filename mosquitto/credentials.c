@@ -37,8 +37,9 @@ enum query { CHECK, LOGIN, MAY_STAY, QUERIES };
  * the authorities of a profile, if a certificate counts only by them and was not registered by itself. ?1 is the
  * user name, ?2 the password, ?3 the client id, ?4 the SHA-256 of the certificate, ?5 the time. A hash of what is
  * NULL is empty, which is nobody's. The operator comes first: a device may have chosen a token or user name that is
- * an operator's name. Then what is bound to the client id, as in ThingsBoard, and the newest. Numbers of roles are
- * those of gate.h. With a LIMIT SQLite would sort in a table of its own, which takes longer than the rest. */
+ * an operator's name. Then what is bound to the client id, as in ThingsBoard, what the password proves, which a token
+ * that another device chose does not, and the newest. Numbers of roles are those of gate.h. With a LIMIT SQLite would
+ * sort in a table of its own, which takes longer than the rest. */
 static const char *const queries[QUERIES] = {
 	[CHECK] = /* a row only if something is wrong; 9 is the oldest schema that has what the others ask for */
 	"SELECT iif(application_id = 0x6D717076, 'its schema is too old; run any mqttprov command on it',"
@@ -53,7 +54,7 @@ static const char *const queries[QUERIES] = {
 	"  iif(c.first_login_ms IS NULL, ?5, d.last_seen_ms / 1000) AS seen,"
 	"  " PATTERNS("publish_topics") " AS publish, " PATTERNS("subscribe_topics") " AS subscribe,"
 	"  iif(c.type = 'X509_CERTIFICATE' AND c.certificate IS NULL, coalesce(p.authorities, ''), NULL) AS issuers,"
-	"  c.client_id IS NULL AS rank"
+	"  (c.client_id IS NULL) + (c.verifier IS NULL) AS rank"
 	" FROM credential c JOIN device d ON d.id = c.device_id JOIN profile p ON p.id = d.profile_id"
 	" WHERE c.ended = 0 AND c.login_key IN (" MAC("login-token", "?1") ","
 	"  iif(?4 IS NULL, '', " MAC("login-certificate", "lower(hex(?4))") "),"

@@ -45,7 +45,7 @@ struct session *session_of(const struct mosquitto *client)
 
 void kick(struct session *session)
 {
-	session->durable = false; /* nothing more for what the broker keeps of it, and its client id is free */
+	session->given_up = true; /* nothing more for what the broker keeps of it, and its client id is free */
 	if(!session->ended) mosquitto_kick_client_by_clientid(session->client_id, false);
 }
 
@@ -96,13 +96,22 @@ static void end_session(struct session *session)
 	session->since = now_s();
 }
 
+/* Whether the broker keeps a session that has ended. With MQTT 5 that hangs on its expiry, of which no plugin is told;
+ * but a kick finds what is kept, and does nothing to it. */
+static bool is_kept(struct session *session)
+{
+	if(session->unsure) session->durable = !mosquitto_kick_client_by_clientid(session->client_id, true);
+	session->unsure = false;
+	return session->durable;
+}
+
 /* Whether a principal may connect with the client id of this session. */
-static bool may_take_over(const struct session *holder, const struct principal *who)
+static bool may_take_over(struct session *holder, const struct principal *who)
 {
 	bool same_role = holder->who.role == who->role;
 	if(same_role && who->name && !strcmp(holder->who.name, who->name)) return true;
 	if(holder->sent == turn) return false;
-	if(holder->ended) return !holder->durable && !holder->who.first;
+	if(holder->ended) return !holder->who.first && (holder->given_up || !is_kept(holder));
 	/* Provisioning sessions have no name, but an id that many devices share, one after another. */
 	return same_role && !who->name && !holder->waits && now_s() - holder->since >= REQUEST_PATIENCE_S;
 }
@@ -115,17 +124,24 @@ static bool let_in(struct mosquitto *client, struct principal *who)
 	bool may = !holder || may_take_over(holder, who);
 	/* It must not outlive its connection; and without anybody who answers its device shall come again. */
 	if(who->role == ROLE_PROVISIONING && (durable || !is_served())) may = false;
+	/* The broker goes on with what was subscribed to, and so does the gate. */
+	bool resumes = may && holder && durable && !strcmp(holder->who.device_id, who->device_id) &&
+		(holder->ended ? is_kept(holder) : holder->durable || holder->unsure);
+	bool apart = may && holder && durable && holder->given_up;
 	if(may && holder){ /* the broker ends it now, if it has not ended */
 		displaced = holder->ended ? NULL : holder->client;
 		end_session(holder);
 	}
-	if(may) session = session_add(client, who);
+	if(may) session = session_add(client, who, resumes);
 	if(!session){
 		principal_free(who);
 		return false;
 	}
 	session->since = now_s();
 	session->durable = durable;
+	session->apart = apart ? turn : 0;
+	/* What is kept of a provisioning session is nobody's: its replies are for no later connection. */
+	session->unsure = session->who.role != ROLE_PROVISIONING && mosquitto_client_protocol_version(client) == 5;
 	snprintf(session->source, sizeof(session->source), "%s", source_of(client));
 	/* From then on the log and the access rules see the principal; no token reaches a log. */
 	if(mosquitto_set_username(client, session->principal)){
@@ -198,6 +214,7 @@ static bool may_listen(struct session *session, const struct mosquitto_evt_acl_c
 {
 	const struct principal *who = &session->who;
 	if(!may(who, SUBSCRIBE, check->topic)) return false;
+	if(session->ended) return true; /* is asked again by a kick; it has what it subscribed to */
 	if(who->role == ROLE_RESPONDER && !strcmp(check->topic, TAKES_REQUESTS)) session->serves = responder_came = true;
 	bool ours = who->role == ROLE_PROVISIONING || (who->role == ROLE_DEVICE && is_own_topic(check->topic));
 	if(!ours) return true;
@@ -213,7 +230,8 @@ static bool on_access(const struct mosquitto_evt_acl_check *check)
 	struct session *session = session_of(check->client);
 	if(!session || !check->topic) return false;
 	switch(check->access){
-		case MOSQ_ACL_READ: return may(&session->who, RECEIVE, check->topic);
+		case MOSQ_ACL_READ:
+			return !session->given_up && session->apart != turn && may(&session->who, RECEIVE, check->topic);
 		case MOSQ_ACL_WRITE: return may_write(session, check);
 		case MOSQ_ACL_SUBSCRIBE: return may_listen(session, check);
 		case MOSQ_ACL_UNSUBSCRIBE:
@@ -253,7 +271,7 @@ static void sweep(void)
 		time_t age = now_s() - session->since;
 		if(who->role == ROLE_DEVICE && served && told < TELL_AT_ONCE) told += tell_login(session);
 		if(session->ended){
-			bool needed = (session->durable || who->first) && age < KEPT_S && kept++ < MAX_KEPT;
+			bool needed = (is_kept(session) || who->first) && age < KEPT_S && kept++ < MAX_KEPT;
 			if(!needed) session_remove(session);
 		}else if(who->role == ROLE_PROVISIONING){
 			/* A lost request is not told again: with its session ended its device asks anew. */

@@ -69,8 +69,11 @@ struct session {
 	char source[64];               /* address */
 	time_t since; /* its begin, its last request or reply, or its end */
 	time_t told;  /* when the responder was last told of its first login */
+	unsigned apart;   /* the turn in which it began, where what waited was for a session that was ended */
 	unsigned sent;    /* the turn of the broker's loop in which something was last sent to its client id */
 	bool durable;     /* the broker may keep its client id and messages when it ends */
+	bool unsure;      /* whether it does; it is asked when the session has ended */
+	bool given_up;    /* ended by the responder: it gets nothing more */
 	bool ended;
 	bool waits;             /* for a reply */
 	bool serves;            /* a responder that takes requests */
@@ -107,8 +110,9 @@ void on_control(const struct mosquitto_evt_control *control);
 /* sessions.c */
 extern struct session *sessions; /* all of them, by client id: for HASH_ITER */
 bool random_handle(char text[HANDLE_CHARS + 1]);
-/* Let it have the client id, instead of whoever had it; take what `who` points to. NULL: there is no memory. */
-struct session *session_add(const struct mosquitto *client, const struct principal *who);
+/* Let it have the client id, instead of whoever had it, with the filters of that one if it resumes its session; take
+ * what `who` points to. NULL: there is no memory. */
+struct session *session_add(const struct mosquitto *client, const struct principal *who, bool resumes);
 void session_remove(struct session *session);
 struct session *session_by_client_id(const char *client_id);
 struct session *sessions_of(const char *principal); /* the first; the others by `next` */

@@ -40,7 +40,7 @@ static void release(struct session *session)
 	free(session);
 }
 
-struct session *session_add(const struct mosquitto *client, const struct principal *who)
+struct session *session_add(const struct mosquitto *client, const struct principal *who, bool resumes)
 {
 	struct session *session = calloc(1, sizeof(*session)), *before;
 	if(!session) return NULL;
@@ -55,6 +55,11 @@ struct session *session_add(const struct mosquitto *client, const struct princip
 	session->client = client;
 	session->who = *who;
 	before = session_by_client_id(session->client_id);
+	if(before && resumes){
+		session->filters = before->filters;
+		session->filter_count = before->filter_count;
+		before->filters = NULL;
+	}
 	if(before) session_remove(before);
 	HASH_ADD_KEYPTR(hh, sessions, session->client_id, strlen(session->client_id), session);
 	session->next = sessions_of(session->principal);

@@ -165,6 +165,18 @@ async def test_a_device_cannot_take_an_operators_name_away(broker: Running) -> N
     assert (await operator.subscribe("provision/audit/#"))[0] == ReasonCode.GRANTED_QOS_1
 
 
+async def test_a_device_cannot_take_another_devices_user_name_away(each_broker: Running) -> None:
+    """It may choose it for its token; who knows the password still logs in as who he is (P8)."""
+    await each_broker.provision("gw-1", username="own-name", password="pass-word")
+    for token in ("an-older-one", "own-name"):
+        assert (await each_broker.provision("gw-2", token=token))["status"] == "SUCCESS"
+    operator = await each_broker.operator()
+    await operator.subscribe("v1/devices/#")
+    for password, name in (("pass-word", "gw-1"), ("wrong", "gw-2"), (None, "gw-2")):
+        await (await each_broker.login("own-name", password)).publish("v1/devices/me/telemetry", b"1")
+        assert (await operator.message()).topic == f"v1/devices/{name}/telemetry"
+
+
 async def test_a_client_without_id_gets_one(broker: Running) -> None:
     """MQTT 5 section 3.1.3.1: the server assigns a client id and tells it; two clients get two."""
     token = (await broker.provision("gw-1"))["credentialsValue"]

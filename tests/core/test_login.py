@@ -124,6 +124,16 @@ def test_a_device_cannot_shadow_an_operator(world: World) -> None:
     assert principal.role is Role.OPERATOR
 
 
+def test_a_device_cannot_shadow_another_ones_user_name(world: World) -> None:
+    """What a password proves comes before a token that is the same text (P8)."""
+    world.grant(world.request("gw-1", token="own-name"))
+    world.grant(world.request("gw-2", username="own-name", password="pass-word"))
+    for password, name in (("pass-word", "gw-2"), ("wrong", "gw-1"), (None, "gw-1")):
+        principal = world.login(LoginAttempt("c", "own-name", password)).principal
+        assert principal is not None
+        assert principal.name == name
+
+
 def test_the_first_login_activates_and_ends_older_generations(world: World) -> None:
     """Issued becomes active at its first login, and only then are older ones superseded (DESIGN section 2)."""
     first = world.grant(world.request())

@@ -77,9 +77,10 @@ def test_what_is_remembered_is_bounded(attempts: list[tuple[int, int]]) -> None:
         ("10.0.0.1", "10.0.0.1"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
         ("a:strange:thing", "a:strange:thing"),
     ],
 )
 def test_one_network_is_one_source(address: str, group: str) -> None:
-    """An IPv6 host has a whole /64 to itself and counts as one source."""
+    """An IPv6 host has a whole /64 to itself and counts as one source; no IPv4 host locks out all others (P9)."""
     assert source_group(address) == group

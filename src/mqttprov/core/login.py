@@ -161,8 +161,10 @@ def decide_login(
     password = attempt.password or ""
     if operator is not None and equal(operator_verifier(keys, operator.name, password), operator.verifier):
         return Login(Principal(Role(operator.role), operator.name))
-    # A login bound to the client id comes before one that is not, as with ThingsBoard (thingsboard.md section 7).
-    for facts in sorted(found, key=lambda facts: facts.credential.client_id is None):
+    # A login bound to the client id comes before one that is not, as with ThingsBoard (thingsboard.md section 7), and
+    # what the password proves before a token: another device may have chosen this user name for one.
+    ranked = sorted(found, key=lambda each: (each.credential.client_id is None, each.credential.verifier is None))
+    for facts in ranked:
         credential = facts.credential
         if credential.verifier is not None:
             presented = password_verifier(keys, credential.login_key, password)

@@ -77,10 +77,15 @@ class Limiter:
 
 
 def source_group(address: str) -> str:
-    """Give what counts as one source: the address, or the /64 network of an IPv6 address (security.md SD-9)."""
+    """Give what counts as one source: the address, or the /64 network of an IPv6 address (security.md SD-9).
+
+    An IPv4 address stays one where a listener for both kinds writes it as IPv6 (RFC 4291 section 2.5.5.2): all of them
+    are in one /64.
+    """
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
+        parsed = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
+    return str(parsed.ipv4_mapped or ipaddress.IPv6Network((parsed, 64), strict=False))

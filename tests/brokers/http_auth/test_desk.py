@@ -94,6 +94,17 @@ async def test_after_a_restart_sessions_go_on(front: Front) -> None:
     assert who.role is Role.OPERATOR
 
 
+async def test_after_a_restart_a_session_is_known_from_its_next_topic_on(front: Front) -> None:
+    """An operator's command ends it then, and its client id is nobody else's (P3, P7)."""
+    token, other = await front.provision("gw-1"), await front.provision("gw-2")
+    assert isinstance(await login(front.desk, token), Principal)
+    desk = front.new_desk()
+    assert isinstance(desk.identify("c-1", token), Principal)
+    assert desk.client_ids_of(next(front.reader.devices("gw-1")).id) == ["c-1"]
+    assert isinstance(await login(desk, other), Refusal)
+    assert isinstance(desk.identify("c-1", token), Principal)
+
+
 async def test_a_client_id_belongs_to_who_came_first(front: Front) -> None:
     """Until that one may not log in any more: the broker would hand over session and messages (P3)."""
     first, second = await front.provision("gw-1"), await front.provision("gw-2")

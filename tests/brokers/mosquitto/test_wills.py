@@ -7,7 +7,7 @@ from tests.brokers.test_device_life import act, life
 
 from mqttprov.core.model import OperatorRole
 from mqttprov.core.permissions import REQUEST_TOPIC
-from mqttprov.mqtt import ProtocolVersion, Will
+from mqttprov.mqtt import Properties, ProtocolVersion, Will
 
 OWN = "v1/devices/me/telemetry"
 OTHERS = "v1/devices/gw-2/attributes"
@@ -32,6 +32,17 @@ async def test_a_will_is_told_as_a_message_is(beside: Beside, version: ProtocolV
     (await beside.login("bob", password, will=Will(OTHERS, b"from bob", 1), version=version)).abort()
     message = await other.message()
     assert (message.topic, message.payload) == ("v1/devices/me/attributes", b"from bob")
+
+
+async def test_a_will_is_told_after_its_delay(beside: Beside) -> None:
+    """Also by then it is known whose it is, wherever MQTT 5 keeps the session for longer."""
+    operator, token = await beside.operator(), (await beside.provision("gw-1"))["credentialsValue"]
+    await operator.subscribe("v1/devices/#")
+    will = Will(OWN, b"gone", 1, properties=Properties(will_delay_interval_s=1))
+    device = await beside.login(token, client_id="gw", will=will, keep_s=100, clean_start=True)
+    await until_state(beside, "gw-1", "active")
+    device.abort()
+    assert (await operator.message()).payload == b"gone"
 
 
 async def test_a_will_opens_nothing(beside: Beside) -> None:

@@ -168,7 +168,10 @@ class Desk:
             return None
         # After a restart: unless it is clear who that is, it has to log in again.
         operator, device = self._operator(username), self._principal(keys, None)
-        return device if operator is None else operator if device is None else None
+        who = device if operator is None else operator if device is None else None
+        if who is not None and held is None:
+            _put(self._held, client_id, Held(who.role, who.name, who.device_id, keys))
+        return who
 
     def _operator(self, name: str) -> Principal | None:
         facts = self._reader.find_operator(name)
