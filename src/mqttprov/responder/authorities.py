@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -56,6 +57,14 @@ def load_authorities(path: Path, rows: Sequence[AuthorityRow], device_life: time
     return Authorities(active[0], tuple(older))
 
 
+def certificate_of(row: AuthorityRow) -> x509.Certificate:
+    """Give the certificate of a known authority. Raises `StateError`."""
+    try:
+        return load_chain(row.certificate)[0]
+    except ValueError as error:
+        raise StateError(f"{_CERTIFICATES}: {error}; restore it from a backup") from error
+
+
 def key_file(path: Path, fingerprint: str) -> Path:
     """Give the file for the private key of a new authority."""
     return path / "keys" / f"authority-key-{fingerprint[:16]}.pem"
@@ -90,7 +99,7 @@ def _active_first(row: AuthorityRow) -> bool:
 
 
 def _public_key(row: AuthorityRow) -> ec.EllipticCurvePublicNumbers | None:
-    key = load_chain(row.certificate)[0].public_key()
+    key = certificate_of(row).public_key()
     return key.public_numbers() if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
