@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -89,7 +90,12 @@ def settle(path: Path, store: Store) -> None:
     kept = {_public_key(row) for row in trusted}
     gone = {_public_key(row) for row in rows} - kept
     for file in _key_files(path):
-        key = load_pem_private_key(read_private(file).encode(), None)
+        try:
+            key = load_pem_private_key(read_private(file).encode(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise StateError(
+                f"{file} is not a private key as unencrypted PEM text; restore it from a backup"
+            ) from error
         if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key().public_numbers() in gone:
             file.unlink()
 
