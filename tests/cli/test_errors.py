@@ -37,6 +37,8 @@ WRONG: list[tuple[str, int]] = [
     ("token create --max-registrations 99999999999999999999", 2),
     ("token create --profile nobody", 3),
     ("token create --name default", 5),
+    ("token list --profile nobody", 3),
+    ("device list --profile nobody", 3),
     ("token show nothing", 3),
     ("token revoke nothing --yes", 3),
     ("token update nothing --expires 1d", 3),

@@ -93,6 +93,8 @@ def list_(
             yield record(row)
 
     with administering(state_dir) as admin:
+        if profile is not None:
+            admin.profile(profile)  # one that is misspelt has no devices, which is not what was asked
         rows = page_of(admin.devices(**wanted, after=page, limit=limit))
         if json:
             emit_json_rows(rows)

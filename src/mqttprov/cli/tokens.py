@@ -166,6 +166,8 @@ def list_(
 ) -> None:
     """List registration tokens; never their secrets."""
     with administering(state) as admin:
+        if profile is not None:
+            admin.profile(profile)  # one that is misspelt has no tokens, which is not what was asked
         rows = [_listed(row) for row in admin.tokens(profile)]
     if json:
         emit_json_rows(rows)
