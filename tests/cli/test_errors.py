@@ -60,6 +60,7 @@ WRONG: list[tuple[str, int]] = [
     ("serve --port 70000", 2),
     ("serve --host 0.0.0.0", 2),
     ("serve --host broker.example", 2),
+    ("http-auth --listen 127.0.0.1:0 --broker mqtt://127.0.0.1:1 --broker-ca ca.pem", 2),
     ("swarm", 2),
     ("mosquitto", 2),
     ("doctor --broker mqtt://127.0.0.1:1 --tls-ca authority.pem", 2),
