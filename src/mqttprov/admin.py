@@ -32,7 +32,7 @@ from mqttprov.core.subjects import DEFAULT_SUBJECT_PATTERN
 from mqttprov.responder import doorbell, state_directory
 from mqttprov.responder.acting import NotFound, PartlyMade
 from mqttprov.responder.administration import DEFAULT, Administration
-from mqttprov.responder.audit_proof import Checkpoints, kept_checkpoints, verify_export
+from mqttprov.responder.audit_proof import Checkpoints, kept_checkpoints, signed_checkpoints, verify_export
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
 from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done, Offered
@@ -246,9 +246,11 @@ class Admin(Administration):
 
         `key` is the file of the public key that must have signed them. Raises `BadCheckpoint` and `OSError`.
         """
-        if path is None and not self._state.checkpoints_path.exists():
-            return Checkpoints()
-        return kept_checkpoints(path or self._state.checkpoints_path, key or self._state.path / AUDIT_PUBLIC_KEY)
+        key = key or self._state.path / AUDIT_PUBLIC_KEY
+        if path is not None:
+            return kept_checkpoints(path, key)
+        own = self._state.checkpoints_path
+        return signed_checkpoints(own, key) if own.exists() else Checkpoints()
 
     def verify_audit(self, checkpoints: Checkpoints | None = None) -> ChainHead:
         """Check the whole audit chain, against those of the state directory unless told others; give its end.

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 class DeviceKey:
     """A device's key pair with a self-signed certificate of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, life: timedelta = timedelta(days=30)) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.now(UTC)
@@ -25,7 +25,7 @@ class DeviceKey:
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=30))
+            .not_valid_after(now + life)
             .sign(self.key, hashes.SHA256())
         )
         self.certificate_pem = certificate.public_bytes(Encoding.PEM).decode()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.brokers.harness import ClosedError, Running, ask, new_state
 from mqttprov.brokers import listeners
 from mqttprov.brokers.embedded import BrokerError, EmbeddedServer
 from mqttprov.brokers.responder_run import now_ms
+from mqttprov.gateway.one_shot import why_untrusted
 from mqttprov.mqtt import Connect, ReasonCode
 from mqttprov.responder.state_directory import StateDirectory
 
@@ -219,3 +221,30 @@ async def test_half_a_certificate_setting_is_one_clear_error(tmp_path: Path) -> 
                 await EmbeddedServer(state, host="127.0.0.1", port=0, tls_port=0).start()
         finally:
             state.close()
+
+
+async def test_an_ended_certificate_is_told_to_both_sides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker starts and logs it; a client is told to have it renewed, not to name another CA."""
+    path = tmp_path / "state"
+    new_state(path)
+    ended = DeviceKey("localhost", life=timedelta(minutes=-1))
+    (path / "ended.pem").write_text(ended.certificate_pem)
+    (path / "key.pem").write_text(ended.private_key_pem())
+    (path / "mqttprov.toml").write_text('[tls]\ncertificate = "ended.pem"\nprivate_key = "key.pem"\n')
+    state = StateDirectory(path)
+    server = EmbeddedServer(state, host="127.0.0.1", port=None, tls_port=0)
+    try:
+        (url,) = await server.start()
+        assert f"the TLS certificate {path / 'ended.pem'} is valid from" in caplog.text
+        context = ssl.create_default_context(cafile=path / "ended.pem")
+        for checks_name, why in (
+            (True, "certificate is not valid for '127.0.0.1'; connect by a name that it is for"),
+            (False, "certificate has expired; let the broker's operator renew it, or set this machine's clock"),
+        ):
+            context.check_hostname = checks_name
+            with pytest.raises(ssl.SSLCertVerificationError) as error:
+                await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]), ssl=context)
+            assert why_untrusted(error.value).endswith(why)
+    finally:
+        await server.stop()
+        state.close()

@@ -90,6 +90,16 @@ class TestExport:
 class TestVerify:
     """`audit verify` for an outsider."""
 
+    def test_an_empty_file_proves_nothing(self, told: Cli, tmp_path: Path) -> None:
+        """A copy that was never written, or was emptied, is not 'verified' (P5)."""
+        (tmp_path / "kept").write_bytes(b"")
+        kept = told()
+        assert (kept.status, kept.out) == (1, "")
+        assert "kept holds no whole checkpoint" in kept.err
+        (tmp_path / "export").write_bytes(b"")
+        export = mqttprov("audit", "verify", "--from", str(tmp_path / "export"))
+        assert (export.status, export.out, export.err) == (1, "", "error: the export is empty; export again\n")
+
     def test_a_cut_tail_is_found_against_checkpoints(self, told: Cli, tmp_path: Path) -> None:
         """Without them it verifies; with them the first missing event is named."""
         lines = (tmp_path / "export").read_bytes().splitlines(keepends=True)

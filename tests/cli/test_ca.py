@@ -80,6 +80,16 @@ def test_the_lists_are_written_where_they_are_wanted(cli: Cli, state: Path, tmp_
     assert stat.S_IMODE((tmp_path / "crl.pem").stat().st_mode) == 0o644
 
 
+def test_a_damaged_key_is_told_by_its_name(cli: Cli, state: Path) -> None:
+    """By whatever has to look through the keys: `serve` at its start, and changes of authorities."""
+    assert cli("ca", "rotate").status == 0
+    damaged = state / "keys" / "authority-key.pem"
+    damaged.write_text("garbage")
+    for verb in (["serve", "--port", "0"], ["ca", "retire", "--yes"], ["ca", "rotate"]):
+        result = cli(*verb)
+        assert (result.status, str(damaged) in result.err, len(result.err.splitlines())) == (6, True, 1), result.err
+
+
 def test_serve_does_not_start_with_a_key_that_others_may_read(cli: Cli, state: Path) -> None:
     """As SSH does (SD-22)."""
     (state / "keys" / "authority-key.pem").chmod(0o640)

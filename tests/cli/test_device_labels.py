@@ -106,3 +106,9 @@ def test_stale_devices_are_listed_together_with_other_conditions(fleet: Cli, sta
     assert stale("--state", "decommissioned") == ["gw-3"]
     assert fleet("device", "list", "--stale", "soon").status == Exit.USAGE
     assert fleet("device", "show", "gw-1", "--json").data["lastSeenAt"] is None
+
+
+def test_a_device_without_labels_is_said_to_have_none(cli: Cli) -> None:
+    """What is left after the last one is removed is no dash."""
+    cli("device", "create", "gw-1", "--profile", "default", "--label", "a=b")
+    assert cli("device", "label", "gw-1", "a-").err == "Device 'gw-1' has no labels.\n"

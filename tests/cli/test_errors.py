@@ -34,8 +34,11 @@ WRONG: list[tuple[str, int]] = [
     ("token create --max-registrations many", 2),
     ("token create --max-registrations 999999999999999999", 2),
     ("token create --name a/b", 2),
+    ("token create --max-registrations 99999999999999999999", 2),
     ("token create --profile nobody", 3),
     ("token create --name default", 5),
+    ("token list --profile nobody", 3),
+    ("device list --profile nobody", 3),
     ("token show nothing", 3),
     ("token revoke nothing --yes", 3),
     ("token update nothing --expires 1d", 3),
@@ -57,6 +60,10 @@ WRONG: list[tuple[str, int]] = [
     ("serve --port 70000", 2),
     ("serve --host 0.0.0.0", 2),
     ("serve --host broker.example", 2),
+    ("http-auth --listen 127.0.0.1:0 --broker mqtt://127.0.0.1:1 --broker-ca ca.pem", 2),
+    ("swarm", 2),
+    ("mosquitto", 2),
+    ("doctor --broker mqtt://127.0.0.1:1 --tls-ca authority.pem", 2),
 ]
 
 
@@ -67,6 +74,37 @@ def test_what_is_wrong_is_one_line_and_a_status(cli: Cli, arguments: str, status
     assert (result.status, result.out) == (status, "")
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("token create --expires 0d", "'--expires'"),
+        ("token create --max-registrations -5", "'--max-registrations': '-5'"),
+        ("device list --stale 1w", "'--stale'"),
+        ("token show nothing", "see: mqttprov token list"),
+        ("token create --output-file none/x", "error: none/x: No such file or directory\n"),
+        ("tokne", "Did you mean 'token'? see: mqttprov --help\n"),
+        ("request --secret-file {pem} --key k --csr-file none.csr", "name a file with a signing request"),
+        ("ca rotate --certificate none.pem --private-key {pem}", "none.pem cannot be read: No such file or directory;"),
+        ("request --timeout-s nan", "'--timeout-s'"),
+        ("swarm sweep soak --p99-ms nan", "'--p99-ms'"),
+        ("swarm sweep soak --p99-ms 5 --least nan", "'--least'"),
+    ],
+)
+def test_an_error_names_what_it_is_about(state: Path, arguments: str, text: str) -> None:
+    """Which option, which file, and what to do."""
+    result = mqttprov("--state", str(state), *arguments.format(pem=state / "authority.pem").split())
+    assert text in result.err
+    assert result.status in (1, 2, 3, 6)
+    assert result.err.count("\n") == 1
+
+
+def test_a_page_may_be_larger_than_any_fleet(cli: Cli) -> None:
+    """A number that SQLite could not hold is a page of all devices."""
+    cli("device", "create", "gw-1", "--profile", "default")
+    result = cli("device", "list", "--limit", "9" * 30, "--json")
+    assert [row["name"] for row in result.data] == ["gw-1"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +133,7 @@ def test_without_a_state_directory_it_says_what_to_run(tmp_path: Path, verb: str
         (lambda state: os.truncate(state / "mqttprov.db", 0), "is empty"),
         (lambda state: (state / "keys" / "pepper").unlink(), "pepper"),
         (lambda state: (state / "keys" / "pepper").chmod(0o644), "chmod 600"),
+        (lambda state: (state / "keys" / "pepper").unlink(), "No such file or directory; restore it"),
         (lambda state: (state / "mqttprov.toml").write_text("[serve]\nprt = 1\n"), "did you mean 'serve.port'"),
     ],
 )
@@ -115,6 +154,22 @@ def test_a_file_that_the_system_protects_is_denied(cli: Cli, state: Path, monkey
 
     monkeypatch.setattr(Path, "read_text", deny)
     assert cli("token", "list").status == 4
+
+
+def test_a_path_that_the_system_protects_is_denied(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit status 4 when this user may not enter the state directory, and who may."""
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    result = mqttprov("token", "list", "--state", str(state))
+    assert (result.status, result.out) == (4, "")
+    assert result.err.endswith("is not readable by this user; run this as its owner\n")
+
+
+def test_a_damaged_authority_is_told(cli: Cli, state: Path) -> None:
+    """`ca show` names the file."""
+    (state / "authority.pem").write_text("garbage")
+    result = cli("ca", "show")
+    assert (result.status, result.out) == (6, "")
+    assert result.err.startswith("error: authority.pem: ")
 
 
 def test_arguments_that_are_not_text_are_refused(state: Path) -> None:
@@ -178,7 +233,7 @@ def test_control_characters_of_stored_data_are_never_printed(cli: Cli, capsys: p
 )
 def test_durations_are_read(text: str, ms: int) -> None:
     """Seconds, minutes, hours and days."""
-    assert values.duration_ms(text) == ms
+    assert values.duration_ms(text, "--expires") == ms
 
 
 def test_the_reference_page_is_that_of_this_program() -> None:

@@ -28,6 +28,7 @@ from mqttprov.brokers.websocket import PATH, WebSocket
 from mqttprov.core.audit import ChainedEvent
 from mqttprov.mqtt import ReasonCode
 from mqttprov.responder.authorities import Authorities
+from mqttprov.responder.doorbell import FOLDER
 from mqttprov.responder.state_directory import StateDirectory
 
 TURN_S: Final = 1.0
@@ -97,7 +98,9 @@ class EmbeddedServer:
                 self._publish_event, self.broker.publish_checkpoint, partial(settled, self.broker), self._take_up
             )
         except OSError as error:
-            raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
+            raise BrokerError(
+                f"cannot listen for commands in {self._state.path / FOLDER}: {error.strerror or error}"
+            ) from error
         if any(port is not None for _, port in self._secure):  # after the outbox took its place: no change is missed
             self._trust = self._client_trust()
         self._listeners = Listeners(self.broker)
@@ -116,9 +119,11 @@ class EmbeddedServer:
         self._server_files = self._server_certificate()
         self._authorities_pem = self._trusted(self._run.authorities)
         try:
-            return tls.ClientTrust(self._tls_context, self._run.responder.knows_certificate)
+            trust = tls.ClientTrust(self._tls_context, self._run.responder.knows_certificate)
         except OSError as error:  # those of TLS are such, too
             raise BrokerError(f"the TLS certificate {self._server_files[0]} cannot be used: {error}") from error
+        tls.warn_of_ended(self._server_files[0], now_ms())
+        return trust
 
     def _server_certificate(self) -> tuple[Path, Path]:
         """Give the files of the broker's own certificate and private key; where there are none they are made."""

@@ -30,6 +30,7 @@ from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.credentials import SignedCertificate
 from mqttprov.core.permissions import RESPONSE_TOPIC
 from mqttprov.mqtt import Publish
+from mqttprov.responder.doorbell import FOLDER
 from mqttprov.responder.state_directory import StateDirectory
 from mqttprov.store.protocol import StoreUnavailable
 
@@ -121,7 +122,9 @@ class Sidecar:
         try:
             await self._run.hear(self._follower.publish_checkpoint, self._follower.settled)
         except OSError as error:
-            raise BrokerError(f"cannot listen for commands in {self._state.path}: {error.strerror or error}") from error
+            raise BrokerError(
+                f"cannot listen for commands in {self._state.path / FOLDER}: {error.strerror or error}"
+            ) from error
         try:
             await self._gate.start()
         except GateRefused as error:

@@ -17,6 +17,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from mqttprov.core.audit import EventKind
 from mqttprov.pki.authority import Authority
 
@@ -122,6 +124,23 @@ def make_server_certificate(authority: Authority, host: str, folder: Path, now_m
         path.touch(mode=0o600)
         path.write_text(text, "ascii")
     return certificate, key
+
+
+def warn_of_ended(certificate: Path, now_ms: int) -> None:
+    """Log that a server's certificate is not valid now: it can be served, but no client that checks it comes in."""
+    try:
+        read = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except ValueError:  # OpenSSL, which serves it, is less strict
+        return
+    begins, ends = read.not_valid_before_utc, read.not_valid_after_utc
+    if not begins.timestamp() * 1000 <= now_ms < ends.timestamp() * 1000:
+        _log.warning(
+            "the TLS certificate %s is valid from %s to %s only, so clients refuse it; renew it and start again, "
+            "or set the clock",
+            certificate,
+            begins.date(),
+            ends.date(),
+        )
 
 
 def server_names(host: str) -> list[str]:

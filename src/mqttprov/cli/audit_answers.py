@@ -63,7 +63,7 @@ def report(
     tokens near their limit or unused.
     """
     with administering(state) as admin:
-        findings = admin.report(within_ms=values.duration_ms(within))
+        findings = admin.report(within_ms=values.duration_ms(within, "--within"))
     if json:
         emit_json([_record(finding) for finding in findings])
     else:

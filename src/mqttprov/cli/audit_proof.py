@@ -12,7 +12,7 @@ import typer
 
 from mqttprov.admin import BrokenChain, Checkpoints, Conflict, TornExport, kept_checkpoints, verify_export
 from mqttprov.cli.errors import Exit, Failure
-from mqttprov.cli.output import cell, emit, emit_fields, emit_json, escaped, iso_time, say
+from mqttprov.cli.output import cell, emit, emit_fields, emit_json, escaped, iso_time, say, write_data
 from mqttprov.cli.state import JsonOption, StateOption, administering, state_path
 from mqttprov.core.audit import ChainedEvent, Event, parse_body
 from mqttprov.responder.state_directory import AUDIT_PUBLIC_KEY
@@ -44,7 +44,7 @@ def export(
     with administering(state) as admin:
         lines = _csv_lines(admin.events()) if format_ is ExportFormat.CSV else admin.export_audit()
         if output is None:
-            _write(lines, sys.stdout.write)
+            _write(lines, write_data)
             sys.stdout.flush()
             return
         with _new_file(output) as write:

@@ -14,7 +14,7 @@ from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import cell, emit_columns, emit_fields, emit_json, emit_json_rows, record, say
 from mqttprov.cli.progress import progress
-from mqttprov.cli.secret_files import SecretSheet, new_secret_file, secret_sheet
+from mqttprov.cli.secret_files import SecretSheet, new_secret_file, secret_sheet, told_once
 from mqttprov.cli.state import JsonOption, OnlyStateDirOption, StateOption, administering, caring, reading
 
 app = typer.Typer(help="Devices: who they are and where they are in their life.")
@@ -84,7 +84,7 @@ def list_(
     With --stale decommissioned devices are listed only by --state decommissioned. The state directory is --state-dir.
     """
     wanted: dict[str, Any] = {"labels": label or (), "state": state, "owner": owner, "profile": profile}
-    wanted["unseen_for_ms"] = None if stale is None else values.duration_ms(stale)
+    wanted["unseen_for_ms"] = None if stale is None else values.duration_ms(stale, "--stale")
     last: list[str] = []
 
     def page_of(rows: Iterable[DeviceRow]) -> Iterator[dict[str, Any]]:
@@ -93,6 +93,8 @@ def list_(
             yield record(row)
 
     with administering(state_dir) as admin:
+        if profile is not None:
+            admin.profile(profile)  # one that is misspelt has no devices, which is not what was asked
         rows = page_of(admin.devices(**wanted, after=page, limit=limit))
         if json:
             emit_json_rows(rows)
@@ -169,7 +171,7 @@ def decommission(
 
     The record stays, and with it the name stays taken.
     """
-    wait_ms = values.duration_ms(wait)
+    wait_ms = values.duration_ms(wait, "--wait")
     with caring(state) as life:
         _ask(state, name, "Decommission device", yes=yes)
         done = life.decommission(name, reason, wait_ms=wait_ms)
@@ -227,7 +229,7 @@ def transfer(
     """
     if (to is not None) is cancel or (cancel and output_file is not None):
         raise Failure("give either --to OWNER or --cancel; --output-file goes with --to", Exit.USAGE)
-    valid_ms = values.duration_ms(expires)
+    valid_ms = values.duration_ms(expires, "--expires")
     file = nullcontext() if output_file is None else new_secret_file(output_file)
     with caring(state) as life:
         if to is None:
@@ -235,18 +237,27 @@ def transfer(
             return
         with file as sheet:
             offered = life.transfer(name, to, reason, valid_ms=valid_ms)
-            if sheet is not None:
-                sheet.write(offered.claim_code.encode() + b"\n")
-                sheet.flush()
-                os.fsync(sheet.fileno())
+            with _code_told_once(name):
+                if sheet is not None:
+                    sheet.write(offered.claim_code.encode() + b"\n")
+                    sheet.flush()
+                    os.fsync(sheet.fileno())
     told = {"claimCode": offered.claim_code} if output_file is None else {"outputFile": str(output_file)}
-    if json:
-        _tell(offered.done, "", json=True, **told)
-        return
-    _tell(offered.done, f"is offered to {to!r} for {expires}", json=False)
-    if output_file is None:
-        say("The claim code is shown this once:")
-    emit_fields(told)
+    with _code_told_once(name) if output_file is None else nullcontext():
+        if json:
+            _tell(offered.done, "", json=True, **told)
+            return
+        _tell(offered.done, f"is offered to {to!r} for {expires}", json=False)
+        if output_file is None:
+            say("The claim code is shown this once:")
+        emit_fields(told)
+
+
+def _code_told_once(name: str) -> AbstractContextManager[None]:
+    return told_once(
+        f"the offer of device {name!r} is made with a claim code",
+        "take it back with --cancel and offer the device again",
+    )
 
 
 @app.command("label")
@@ -277,7 +288,8 @@ def label_(
     if name is not None:
         with caring(state) as life:
             done = life.label(name, changes, reason)
-        _tell(done, f"has the labels {cell(done.device.labels)}", json=json)
+        labels = f"the labels {cell(done.device.labels)}" if done.device.labels else "no labels"
+        _tell(done, f"has {labels}", json=json)
         return
     with administering(state) as admin:
         total = sum(1 for _ in admin.devices(labels=label or ()))

@@ -31,11 +31,13 @@ def doctor(
     parts = urlsplit(broker)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise Failure(f"{broker!r} names no broker; give mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS", Exit.USAGE)
+    secure = parts.scheme == "mqtts"
+    if tls_ca is not None and not secure:
+        raise Failure(f"--tls-ca means TLS, but {broker!r} does not; give mqtts://HOST:PORT", Exit.USAGE)
     path = state_path(state)
     here = (path / "mqttprov.db").exists()
     if state is not None and not here:
         raise Failure(f"{path} is not a state directory; name the broker's, or leave --state away", Exit.UNAVAILABLE)
-    secure = parts.scheme == "mqtts"
     if secure and tls_ca is None and here:
         tls_ca = path / "authority.pem"
     try:

@@ -66,6 +66,8 @@ def http_auth(
             address = parse_url(broker)
         except ValueError as error:
             raise Failure(str(error), Exit.USAGE) from error
+        if broker_ca is not None and not address.tls:
+            raise Failure(f"--broker-ca means TLS, but {broker!r} does not; give mqtts://HOST:PORT", Exit.USAGE)
         _refuse_plain(address.host, with_tls=address.tls, insecure=insecure)
         joined = Broker(
             address, _context(broker_ca) if address.tls else None, lambda url: _tell_connected(url, json=json)

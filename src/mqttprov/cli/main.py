@@ -72,20 +72,30 @@ def run(arguments: Sequence[str]) -> int:
     except UnicodeEncodeError:
         return _fail("the command line holds bytes that are not UTF-8; type it again", Exit.USAGE)
     except typer.TyperException as error:  # what typer itself finds wrong with the command line
-        return _fail(_usage_text(error), Exit(error.exit_code))
+        return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except BrokenChain as error:
         return _fail(f"the audit chain is broken: {error}", Exit.FAILED)
     except EXPECTED as error:
-        return _fail(str(error), exit_status(error))
+        return _fail(_text(error), exit_status(error))
     return result if isinstance(result, int) else Exit.OK
 
 
-def _usage_text(error: typer.TyperException) -> str:
+def _usage(error: typer.TyperException) -> int:
     text = error.format_message().strip().rstrip(".")
+    if text.endswith(" is not readable"):  # how typer tells of a file that this user may not read
+        return _fail(f"{text} by this user; run this as its owner", Exit.DENIED)
     context = getattr(error, "ctx", None)  # only usage errors have one
-    return text if context is None else f"{text}; see: {context.command_path} --help"
+    if context is not None:
+        text += f"{'' if text.endswith('?') else ';'} see: {context.command_path} --help"
+    return _fail(text, Exit(error.exit_code))
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _fail(text: str, status: Exit) -> int:

@@ -12,9 +12,7 @@ from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit, emit_json, say
 from mqttprov.cli.state import JsonOption, StateOption, state_path
 
-app = typer.Typer(
-    no_args_is_help=True, help="Run Mosquitto 2 with mqttprov: the gate plugin in it, a responder beside it."
-)
+app = typer.Typer(help="Run Mosquitto 2 with mqttprov: the gate plugin in it, a responder beside it.")
 
 
 @app.callback()

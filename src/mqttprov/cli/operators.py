@@ -6,6 +6,7 @@ import typer
 
 from mqttprov.admin import OperatorRole
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, iso_time, say
+from mqttprov.cli.secret_files import told_once
 from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Operators: MQTT logins of people and programs behind the fleet.")
@@ -24,11 +25,12 @@ def create(
     with administering(state) as admin:
         password = admin.create_operator(name, role)
     fields = {"name": name, "role": role.value, "password": password}
-    if json:
-        emit_json(fields)
-        return
-    say("The password is shown this once:")
-    emit_fields(fields)
+    with told_once(f"operator {name!r} is made with a password", "make one with another name"):
+        if json:
+            emit_json(fields)
+            return
+        say("The password is shown this once:")
+        emit_fields(fields)
 
 
 @app.command("list")

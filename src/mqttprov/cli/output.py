@@ -5,6 +5,7 @@ comes from the same records.
 """
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,14 +56,24 @@ def record(value: msgspec.Struct, *, leave_out: Sequence[str] = ()) -> dict[str,
 
 def say(text: str) -> None:
     """Tell the person something that is not data (stderr)."""
+    if sys.stderr is None:  # closed; `print` would take that for stdout
+        return
     # A log on a full disk must not end a server that has just come up; what is data is another matter.
     with contextlib.suppress(OSError):
         print(escaped(text), file=sys.stderr, flush=True)  # noqa: T201 - this is where talk is printed
 
 
+def write_data(text: str) -> None:
+    """Write to stdout; data that nobody gets is an error. Raises `OSError`."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    sys.stdout.write(text)
+
+
 def emit(line: str) -> None:
     """Print one line of data (stdout), at once."""
-    print(escaped(line), flush=True)  # noqa: T201 - this is where data is printed
+    write_data(escaped(line) + "\n")
+    sys.stdout.flush()
 
 
 def emit_json(value: Any) -> None:
@@ -74,14 +85,14 @@ def emit_json_rows(rows: Iterable[Mapping[str, Any]], *, end: str = "]") -> None
     """Print rows as one JSON array, a row per line, without holding them all."""
     lead = "["
     for row in rows:
-        sys.stdout.write(lead + escaped(_encode(row).decode()))
+        write_data(lead + escaped(_encode(row).decode()))
         lead = ",\n"
-    print("[" + end if lead == "[" else end, flush=True)  # noqa: T201 - the end of the data
+    emit("[" + end if lead == "[" else end)
 
 
 def emit_json_object(fields: Mapping[str, Any], name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Print one JSON object whose last field is a list of rows, a row per line, without holding them all."""
-    sys.stdout.write(escaped(_encode(fields).decode())[:-1] + f',"{name}":')
+    write_data(escaped(_encode(fields).decode())[:-1] + f',"{name}":')
     emit_json_rows(rows, end="]}")
 
 

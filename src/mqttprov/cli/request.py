@@ -64,7 +64,9 @@ def request(
     tls_ca: CaOption = None,
     factory_certificate: FactoryCertificateOption = None,
     factory_key: FactoryKeyOption = None,
-    timeout_s: Annotated[float, typer.Option(min=0.1, max=3600, help="How long to wait, in seconds.")] = 10.0,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=3600, callback=values.finite, help="How long to wait, in seconds.")
+    ] = 10.0,
     own_topics: OwnTopicsOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -78,13 +80,13 @@ def request(
         **({} if without else _key_and_secret(key, secret_file, stdin=secret_stdin)),
         "deviceName": device_name,
         "credentialsType": credentials_type,
-        "token": from_file(token_file),
+        "token": _from_file(token_file, "the access token"),
         "username": username,
-        "password": from_file(password_file),
+        "password": _from_file(password_file, "the MQTT password"),
         "clientId": client_id,
-        "hash": from_file(certificate_file),
-        "csr": from_file(csr_file),
-        "claimCode": from_file(claim_code_file),
+        "hash": _from_file(certificate_file, "a certificate as PEM text"),
+        "csr": _from_file(csr_file, "a signing request as PEM text"),
+        "claimCode": _from_file(claim_code_file, "the claim code"),
         "gateway": gateway or None,
     }
     payload = msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
@@ -98,7 +100,7 @@ def request(
 def _key_and_secret(key: str | None, secret_file: Path | None, *, stdin: bool) -> dict[str, str]:
     if (secret_file is None) is not stdin:
         raise Failure("give either --secret-file or --secret-stdin", Exit.USAGE)
-    secret = values.secret_from_stdin() if secret_file is None else values.secret_from_file(secret_file)
+    secret = values.secret_from_stdin() if secret_file is None else values.text_from_file(secret_file)
     key, secret = values.registration_token(key, secret)
     return {"provisionDeviceKey": key, "provisionDeviceSecret": secret}
 
@@ -119,9 +121,8 @@ def _with_factory_certificate(
     return tls
 
 
-def from_file(path: Path | None) -> str | None:
-    """Read a secret or PEM text from a file, if one is named."""
-    return None if path is None else values.secret_from_file(path)
+def _from_file(path: Path | None, what: str) -> str | None:
+    return None if path is None else values.text_from_file(path, what)
 
 
 def tls_context(port: int, ca_file: Path | None) -> ssl.SSLContext | None:

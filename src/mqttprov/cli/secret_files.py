@@ -8,8 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from mqttprov.cli.errors import Failure
 from mqttprov.responder.acting import PartlyMade
 from mqttprov.store.protocol import Conflict
+
+
+@contextmanager
+def told_once(made: str, remedy: str) -> Iterator[None]:
+    """Print or write the secret that something was made with, once; where that fails, say so and what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise Failure(f"{made}, which is lost, as it could not be written: {why}; {remedy}") from error
 
 
 @contextmanager

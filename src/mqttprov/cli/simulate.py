@@ -53,7 +53,7 @@ def simulate(
     from mqttprov_simulator.plan import SwarmPlan  # noqa: PLC0415 - the same
     from mqttprov_simulator.swarm import SwarmError, run_swarm  # noqa: PLC0415 - the same
 
-    key, secret = values.registration_token(key, values.secret_from_file(secret_file))
+    key, secret = values.registration_token(key, values.text_from_file(secret_file))
     _end_on_sigterm()
     try:
         plan = SwarmPlan(

@@ -10,6 +10,7 @@ import typer
 
 from mqttprov.admin import Admin, DeviceLife, account, initialise
 from mqttprov.cli.output import emit_fields, emit_json, say
+from mqttprov.cli.secret_files import told_once
 from mqttprov.responder.state_directory import StateDirectory
 
 if TYPE_CHECKING:
@@ -97,11 +98,14 @@ def init(state: StateOption = None, json: JsonOption = False) -> None:
             emit_json({"initialised": False, "state": str(path)})
         return
     credentials = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
-    if json:
-        emit_json(
-            {"initialised": True, "state": str(path), "profile": issued.profile, "token": issued.name, **credentials}
-        )
-        return
-    say(f"Made the state directory {path}. The secret is shown this once:")
-    emit_fields(credentials)
+    with told_once(
+        f"{path} is made with a token's secret",
+        f"give that token another one: mqttprov token rotate {issued.key} --yes --state {path}",
+    ):
+        if json:
+            names = {"profile": issued.profile, "token": issued.name}
+            emit_json({"initialised": True, "state": str(path), **names, **credentials})
+            return
+        say(f"Made the state directory {path}. The secret is shown this once:")
+        emit_fields(credentials)
     say(f"Next: mqttprov serve{'' if path == _DEFAULT else f' --state {path}'}")

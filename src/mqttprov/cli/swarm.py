@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mqttprov_simulator.running.playing import Where
     from mqttprov_simulator.scenario.model import Scenario
 
-app = typer.Typer(no_args_is_help=True, help="Play scenarios with thousands of virtual gateways, and judge the server.")
+app = typer.Typer(help="Play scenarios with thousands of virtual gateways, and judge the server.")
 
 _COLUMNS: Final = {"check": "CHECK", "level": "RESULT", "seen": "SEEN", "advice": "DO"}
 _STATUS: Final = {"passed": Exit.OK, "failed": Exit.FAILED, "refused": Exit.FAILED}
@@ -194,7 +194,7 @@ def place(
 
     token = None
     if secret_file is not None:
-        token = TokenKey(*values.registration_token(key, values.secret_from_file(secret_file)))
+        token = TokenKey(*values.registration_token(key, values.text_from_file(secret_file)))
     elif key is not None:
         raise Failure("--key needs --secret-file", Exit.USAGE)
     return Where(target=target, processes=processes, cluster=cluster, ca=tls_ca, token=token, state=state_dir)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from mqttprov.cli import swarm
+from mqttprov.cli import swarm, values
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_json, say
 from mqttprov.cli.state import JsonOption
@@ -22,9 +22,15 @@ _COLUMNS: Final = {
 
 def sweep(
     scenario: swarm.ScenarioArgument,
-    p99_ms: Annotated[float, typer.Option("--p99-ms", metavar="MS", min=0.001, help="The p99 to keep.")],
-    least: Annotated[float, typer.Option(metavar="R", min=0.1, help="Lowest rate to try, per second.")] = 10,
-    most: Annotated[float, typer.Option(metavar="R", min=0.1, help="Highest rate to try.")] = 10_000,
+    p99_ms: Annotated[
+        float, typer.Option("--p99-ms", metavar="MS", min=0.001, callback=values.finite, help="The p99 to keep.")
+    ],
+    least: Annotated[
+        float, typer.Option(metavar="R", min=0.1, callback=values.finite, help="Lowest rate to try, per second.")
+    ] = 10,
+    most: Annotated[
+        float, typer.Option(metavar="R", min=0.1, callback=values.finite, help="Highest rate to try.")
+    ] = 10_000,
     target: Annotated[
         str, typer.Option(metavar="T", help="'embedded' or 'mosquitto': each step has one of its own.")
     ] = "embedded",

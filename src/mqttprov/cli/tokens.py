@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,7 +16,7 @@ from mqttprov.cli.asking import confirm
 from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_object, emit_json_rows, record, say
 from mqttprov.cli.progress import progress
-from mqttprov.cli.secret_files import new_secret_file, secret_sheet
+from mqttprov.cli.secret_files import new_secret_file, secret_sheet, told_once
 from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Registration tokens: the key and secret that devices provision with.")
@@ -70,11 +71,17 @@ def tell_token(issued: IssuedToken, *, json: bool) -> None:
         "provisionDeviceKey": issued.key,
         "provisionDeviceSecret": issued.secret,
     }
-    if json:
-        emit_json(fields)
-        return
-    say("The secret is shown this once:")
-    emit_fields(fields)
+    with _told_once(issued):
+        if json:
+            emit_json(fields)
+            return
+        say("The secret is shown this once:")
+        emit_fields(fields)
+
+
+def _told_once(issued: IssuedToken) -> AbstractContextManager[None]:
+    remedy = f"give it another one: mqttprov token rotate {issued.key} --yes"
+    return told_once(f"token {issued.name!r} of profile {issued.profile!r} has a new secret", remedy)
 
 
 @app.command()
@@ -107,8 +114,10 @@ def create(
 ) -> None:
     """Make a registration token, or many; prints key and secret this once."""
     settings = TokenChange(
-        max_registrations=None if max_registrations is None else values.whole_number(max_registrations),
-        expires_ms=None if expires is None else now_ms() + values.duration_ms(expires),
+        max_registrations=None
+        if max_registrations is None
+        else values.whole_number(max_registrations, "--max-registrations"),
+        expires_ms=None if expires is None else now_ms() + values.duration_ms(expires, "--expires"),
         labels=values.labels(label or ()),
         device_name_pattern=device_name_pattern,
     )
@@ -116,7 +125,7 @@ def create(
         raise Failure("many tokens need both --count and --out, and not --output-file", Exit.USAGE)
     with administering(state) as admin:
         if count is not None and out is not None:
-            many = values.whole_number(count)
+            many = values.whole_number(count, "--count")
             heading = ("name", "provisionDeviceKey", "provisionDeviceSecret")
             with secret_sheet(out, heading) as sheet, progress("making", many, json=json) as tell:
                 done = 0
@@ -140,9 +149,10 @@ def _issue(output_file: Path | None, make: Callable[[], IssuedToken], *, json: b
     with new_secret_file(output_file) as file:
         issued = make()
         secrets = {"provisionDeviceKey": issued.key, "provisionDeviceSecret": issued.secret}
-        file.write(msgspec.json.encode(secrets) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        with _told_once(issued):
+            file.write(msgspec.json.encode(secrets) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
     told = {"profile": issued.profile, "token": issued.name, "provisionDeviceKey": issued.key,
             "outputFile": str(output_file)}  # fmt: skip
     (emit_json if json else emit_fields)(told)
@@ -156,6 +166,8 @@ def list_(
 ) -> None:
     """List registration tokens; never their secrets."""
     with administering(state) as admin:
+        if profile is not None:
+            admin.profile(profile)  # one that is misspelt has no tokens, which is not what was asked
         rows = [_listed(row) for row in admin.tokens(profile)]
     if json:
         emit_json_rows(rows)
@@ -231,7 +243,7 @@ def rotate(
     A secret that leaked is rotated without --overlap; then whoever was told credentials with it shares none with who
     knows the new one.
     """
-    overlap_ms = 0 if overlap is None else values.duration_ms(overlap)
+    overlap_ms = 0 if overlap is None else values.duration_ms(overlap, "--overlap")
     with administering(state) as admin:
         row = admin.token(name, profile)
         if not overlap_ms:
@@ -258,9 +270,11 @@ def update(
     """Change limit, expiry, labels or name pattern of a registration token."""
     changes: dict[str, Any] = {}
     if max_registrations is not None:
-        changes["max_registrations"] = None if max_registrations == "none" else values.whole_number(max_registrations)
+        changes["max_registrations"] = (
+            None if max_registrations == "none" else values.whole_number(max_registrations, "--max-registrations")
+        )
     if expires is not None:
-        changes["expires_ms"] = None if expires == "never" else now_ms() + values.duration_ms(expires)
+        changes["expires_ms"] = None if expires == "never" else now_ms() + values.duration_ms(expires, "--expires")
     if label is not None:
         changes["labels"] = values.labels(label)
     if device_name_pattern is not None:

@@ -1,5 +1,6 @@
 """Reading what a person types: durations, labels, limits, secrets from files. What is allowed is judged elsewhere."""
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from mqttprov.cli.errors import Exit, Failure
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 _UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LONGEST_MS: Final = 100 * 366 * _UNIT_MS["d"]
-_MAX_SECRET_FILE_BYTES: Final = 64 * 1024
+_MAX_FILE_BYTES: Final = 64 * 1024
 
 
 class _TokenFile(msgspec.Struct):
@@ -23,12 +24,22 @@ class _TokenFile(msgspec.Struct):
     provisionDeviceSecret: str  # noqa: N815 - the same
 
 
-def duration_ms(text: str) -> int:
-    """Read `30d`, `12h`, `45m` or `90s`. Raises a usage error."""
+def finite(value: float) -> float:
+    """Refuse what is no number: it is neither below nor above any bound. Raises a usage error."""
+    if math.isnan(value):
+        raise typer.BadParameter("nan is not a number; write for example 2.5")
+    return value
+
+
+def duration_ms(text: str, option: str) -> int:
+    """Read `30d`, `12h`, `45m` or `90s`. Raises a usage error that names the option."""
     parts = _DURATION.fullmatch(text.strip())
     value_ms = int(parts[1]) * _UNIT_MS[parts[2]] if parts else 0
     if not 0 < value_ms <= _LONGEST_MS:
-        raise typer.BadParameter(f"{text!r} is not a duration up to 100 years; write for example 30d, 12h, 45m or 90s")
+        raise typer.BadParameter(
+            f"{text!r} is not a duration up to 100 years; write for example 30d, 12h, 45m or 90s",
+            param_hint=f"'{option}'",
+        )
     return value_ms
 
 
@@ -68,20 +79,23 @@ def lifecycle_state(text: str) -> LifecycleState:
         raise typer.BadParameter(f"{text!r} is none of {known}; a state directory is given by --state-dir") from None
 
 
-def whole_number(text: str) -> int:
-    """Read a number without sign or point. Raises a usage error."""
+def whole_number(text: str, option: str) -> int:
+    """Read a number without sign or point. Raises a usage error that names the option."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise typer.BadParameter(f"{text!r} is not a whole number; write for example 500")
+        raise typer.BadParameter(
+            f"{text!r} is not a whole number of at most 18 digits, without a sign; write for example 500",
+            param_hint=f"'{option}'",
+        )
     return int(text)
 
 
-def secret_from_file(path: Path) -> str:
-    """Read a secret from a file, without the line end behind it."""
+def text_from_file(path: Path, what: str = "the secret") -> str:
+    """Read a secret, or `what` else is sent, from a file, without the line end behind it."""
     try:
         with path.open("rb") as file:
-            return _secret(file.read(_MAX_SECRET_FILE_BYTES + 1), str(path))
+            return _text(file.read(_MAX_FILE_BYTES + 1), str(path), what)
     except OSError as error:
-        raise Failure(f"{path} cannot be read: {error.strerror or error}; name a file with the secret") from error
+        raise Failure(f"{path} cannot be read: {error.strerror or error}; name a file with {what}") from error
 
 
 def secret_from_stdin() -> str:
@@ -89,7 +103,7 @@ def secret_from_stdin() -> str:
     if sys.stdin.isatty():
         text: str = typer.prompt("secret", hide_input=True, err=True)
         return text
-    return _secret(sys.stdin.buffer.read(_MAX_SECRET_FILE_BYTES + 1), "standard input")
+    return _text(sys.stdin.buffer.read(_MAX_FILE_BYTES + 1), "standard input", "the secret")
 
 
 def registration_token(key: str | None, secret: str) -> tuple[str, str]:
@@ -105,13 +119,13 @@ def registration_token(key: str | None, secret: str) -> tuple[str, str]:
     return key, secret
 
 
-def _secret(content: bytes, where: str) -> str:
-    if len(content) > _MAX_SECRET_FILE_BYTES:
-        raise Failure(f"{where} holds more than {_MAX_SECRET_FILE_BYTES} bytes; that is no secret of ours")
+def _text(content: bytes, where: str, what: str) -> str:
+    if len(content) > _MAX_FILE_BYTES:
+        raise Failure(f"{where} holds more than {_MAX_FILE_BYTES} bytes; that is not {what}")
     try:
         text = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise Failure(f"{where} is not UTF-8 text; give the secret as it was printed") from None
+        raise Failure(f"{where} is not UTF-8 text; it must hold {what} as it was printed") from None
     if not text:
-        raise Failure(f"{where} is empty; it must hold the secret")
+        raise Failure(f"{where} is empty; it must hold {what}")
     return text

@@ -24,6 +24,13 @@ from mqttprov.mqtt import (
 _USER_NAME: Final = "provision"  # what marks a provisioning session (reference/thingsboard.md rule 2)
 _FAILED_FROM: Final = 0x80  # reason codes from here on are refusals (MQTT 5 section 2.4)
 _READ_BYTES: Final = 65_536
+# What to do about a certificate, by OpenSSL's verify code (x509_vfy.h); else its CA is not known.
+_ADVICE: Final = {
+    9: "is this machine's clock right?",  # not yet valid
+    10: "let the broker's operator renew it, or set this machine's clock",  # has expired
+    62: "connect by a name that it is for",  # hostname mismatch
+    64: "connect by a name that it is for",  # IP address mismatch
+}
 
 
 class NoReply(Exception):  # noqa: N818 - it names what is wrong
@@ -44,12 +51,15 @@ def request_once(
     except TimeoutError as error:
         raise NoReply(f"{host}:{port} did not answer within {timeout_s:g} s; try again, or look there") from error
     except ssl.SSLCertVerificationError as error:
-        raise NoReply(
-            f"the certificate of {host}:{port} does not hold: {error.verify_message}; name its CA with --tls-ca"
-        ) from error
+        raise NoReply(f"the certificate of {host}:{port} does not hold: {why_untrusted(error)}") from error
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
         reason = getattr(error, "strerror", None) or error
         raise NoReply(f"cannot talk to {host}:{port}: {reason}; is the broker there, with or without TLS?") from error
+
+
+def why_untrusted(error: ssl.SSLCertVerificationError) -> str:
+    """Give what is wrong with a broker's certificate, and what to do."""
+    return f"{error.verify_message.rstrip('.')}; {_ADVICE.get(error.verify_code, 'name its CA with --tls-ca')}"
 
 
 def _connected(host: str, port: int, tls: ssl.SSLContext | None, deadline_s: float) -> socket.socket:

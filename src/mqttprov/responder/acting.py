@@ -48,5 +48,5 @@ def find_profile(transaction: WriteTransaction, name: str) -> Profile:
     """Give the profile of this name. Raises `NotFound`."""
     rows = transaction.reader().profiles(name)
     if not rows:
-        raise NotFound(f"there is no profile named {name!r}")
+        raise NotFound(f"there is no profile named {name!r}; see: mqttprov profile list")
     return rows[0].profile

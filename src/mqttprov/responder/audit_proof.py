@@ -28,6 +28,16 @@ class Checkpoints(msgspec.Struct, frozen=True):
 
 
 def kept_checkpoints(path: Path, key_path: Path) -> Checkpoints:
+    """Read checkpoints that somebody keeps, at least one. Raises as `signed_checkpoints`."""
+    kept = signed_checkpoints(path, key_path)
+    if not kept.heads:
+        raise BadCheckpoint(
+            f"{path} holds no whole checkpoint, so nothing can be checked against it; give another copy"
+        )
+    return kept
+
+
+def signed_checkpoints(path: Path, key_path: Path) -> Checkpoints:
     """Read checkpoints and check that this public key signed them. Raises `BadCheckpoint` and `OSError`."""
     from mqttprov.pki.note_key import verify_signature  # noqa: PLC0415 - cryptography, which most verbs do without
 
@@ -61,6 +71,8 @@ def verify_export(path: Path, checkpoints: Checkpoints) -> ChainHead:
                 raise
         if torn:
             raise torn[0]
+        if not head.seq:  # each record begins with one: 'verified' would be said of a file that was never written
+            raise TornExport("the export is empty; export again")
         return head
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -56,6 +58,14 @@ def load_authorities(path: Path, rows: Sequence[AuthorityRow], device_life: time
     return Authorities(active[0], tuple(older))
 
 
+def certificate_of(row: AuthorityRow) -> x509.Certificate:
+    """Give the certificate of a known authority. Raises `StateError`."""
+    try:
+        return load_chain(row.certificate)[0]
+    except ValueError as error:
+        raise StateError(f"{_CERTIFICATES}: {error}; restore it from a backup") from error
+
+
 def key_file(path: Path, fingerprint: str) -> Path:
     """Give the file for the private key of a new authority."""
     return path / "keys" / f"authority-key-{fingerprint[:16]}.pem"
@@ -80,7 +90,12 @@ def settle(path: Path, store: Store) -> None:
     kept = {_public_key(row) for row in trusted}
     gone = {_public_key(row) for row in rows} - kept
     for file in _key_files(path):
-        key = load_pem_private_key(read_private(file).encode(), None)
+        try:
+            key = load_pem_private_key(read_private(file).encode(), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise StateError(
+                f"{file} is not a private key as unencrypted PEM text; restore it from a backup"
+            ) from error
         if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key().public_numbers() in gone:
             file.unlink()
 
@@ -90,7 +105,7 @@ def _active_first(row: AuthorityRow) -> bool:
 
 
 def _public_key(row: AuthorityRow) -> ec.EllipticCurvePublicNumbers | None:
-    key = load_chain(row.certificate)[0].public_key()
+    key = certificate_of(row).public_key()
     return key.public_numbers() if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 

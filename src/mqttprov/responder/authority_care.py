@@ -7,7 +7,7 @@ can always be signed for. A running `serve` follows the audit chain, as with dev
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from cryptography import x509
@@ -15,15 +15,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mqttprov.core.audit import Event, EventKind
 from mqttprov.core.secrets import fingerprint
-from mqttprov.pki.authority import AUTHORITY_DAYS, Authority, issuer_key_id, load_chain
+from mqttprov.pki.authority import AUTHORITY_DAYS, Authority, issuer_key_id
 from mqttprov.responder.acting import NotFound
-from mqttprov.responder.authorities import Authorities, key_file, known_authorities, settle
+from mqttprov.responder.authorities import Authorities, certificate_of, key_file, known_authorities, settle
 from mqttprov.responder.certificate_lists import CERTIFICATE_LISTS, MAX_DEVICE_LIFE, CertificateLists
 from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S
-from mqttprov.responder.state_files import StateError, one_at_a_time, read, read_private, write_once
+from mqttprov.responder.state_files import one_at_a_time, read, read_private, write_once
 from mqttprov.store.protocol import AuthorityRow, AuthorityState, Conflict, Reader, Store
 
-_FIRST_NAME = "mqttprov"
+_ADVICE: Final = "name a file of PEM text"
+_FIRST_NAME: Final = "mqttprov"
 
 
 class AuthorityView(msgspec.Struct, frozen=True):
@@ -177,7 +178,7 @@ class AuthorityCare:
     def _made(self, new: _New, kind: EventKind) -> Authority:
         """Make or read the authority. Raises `ValueError`."""
         if new.certificate is not None and new.private_key is not None:
-            made = Authority.from_pem(read(new.certificate), read_private(new.private_key))
+            made = Authority.from_pem(read(new.certificate, _ADVICE), read_private(new.private_key, _ADVICE))
             if not made.is_valid(self._now_ms()):
                 raise ValueError("the authority's certificate is not valid now; bring one that is")
             return made
@@ -220,10 +221,7 @@ class AuthorityCare:
 
 
 def _view(row: AuthorityRow, live: int) -> AuthorityView:
-    try:
-        certificate, _ = load_chain(row.certificate)
-    except ValueError as error:
-        raise StateError(f"authority.pem: {error}; restore it from a backup") from error
+    certificate = certificate_of(row)
     return AuthorityView(
         row.state,
         certificate.subject.rfc4514_string(),
@@ -240,7 +238,7 @@ def _named(view: AuthorityView) -> str:
 
 
 def _key_id(row: AuthorityRow) -> bytes:
-    return load_chain(row.certificate)[0].extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    return certificate_of(row).extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
 def _issuer(certificate_pem: str) -> bytes | None:

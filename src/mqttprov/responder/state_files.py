@@ -46,17 +46,20 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
         os.close(folder)
 
 
-def read(path: Path) -> str:
-    """Read a text file. Raises `StateError`."""
+def read(path: Path, advice: str = "restore it from a backup") -> str:
+    """Read a text file; `advice` is what to do when that fails. Raises `StateError`."""
     try:
         return path.read_text("utf-8")
+    except PermissionError as error:
+        raise StateError(f"{path} cannot be read by this user; run this as its owner") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"{path} cannot be read: {error}; restore it from a backup") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StateError(f"{path} cannot be read: {why}; {advice}") from error
 
 
-def read_private(path: Path) -> str:
+def read_private(path: Path, advice: str = "restore it from a backup") -> str:
     """Read a secret, which must be for its owner alone (SD-22). Raises `StateError`."""
-    text = read(path)
+    text = read(path, advice)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise StateError(f"{path} is a secret but others may read it; run: chmod 600 {path}")
     return text

@@ -239,7 +239,7 @@ def _may_suspend(state: str) -> bool:
 def find_token(rows: list[TokenRow], name_or_key: str) -> TokenRow:
     """Give the one token that a name or key means. Raises `NotFound`, or `Conflict` when several profiles have it."""
     if not rows:
-        raise NotFound(f"there is no registration token {name_or_key!r}")
+        raise NotFound(f"there is no registration token {name_or_key!r}; see: mqttprov token list")
     if len(rows) > 1:
         profiles = ", ".join(row.profile for row in rows)
         raise Conflict(f"the profiles {profiles} each have a token {name_or_key!r}; name the profile or give the key")

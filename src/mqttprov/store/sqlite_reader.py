@@ -59,6 +59,7 @@ def _load_statements() -> dict[str, str]:
 
 
 STATEMENTS: Final = _load_statements()
+_MAX_INTEGER: Final = 2**63 - 1  # of SQLite
 Row = tuple[Any, ...]
 _R = TypeVar("_R", bound=msgspec.Struct)
 _T = TypeVar("_T")
@@ -287,7 +288,7 @@ class SqliteReader:
         """List selected devices (`Reader.find_devices`)."""
         conditions, values = _conditions(query)
         statement = f"{STATEMENTS['devices']} WHERE {conditions} ORDER BY d.id LIMIT ?"
-        values.append(-1 if query.limit is None else query.limit)
+        values.append(-1 if query.limit is None else min(query.limit, _MAX_INTEGER))
         with _translated(self._path):
             for row in self._connection.execute(statement, values):
                 yield _row(

@@ -11,6 +11,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
+from mqttprov.gateway.one_shot import why_untrusted
 from mqttprov.mqtt import (
     ClientEvent,
     ClientSession,
@@ -183,7 +184,7 @@ def _connected(address: Address) -> socket.socket:
             connection.close()
             raise
     except ssl.SSLCertVerificationError as error:
-        raise NoBroker(f"its certificate does not hold: {error.verify_message}; name its CA with --tls-ca") from error
+        raise NoBroker(f"its certificate does not hold: {why_untrusted(error)}") from error
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise NoBroker(f"cannot talk to {address.host}:{address.port}: {why}; is the broker there?") from error
