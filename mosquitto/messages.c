@@ -102,7 +102,12 @@ bool on_message(struct mosquitto_evt_message *event)
 	}else{
 		translate(session, &message);
 	}
-	if(is_own_topic(message.topic)) event->retain = false; /* nobody could ever read it there */
+	if(is_own_topic(message.topic)){
+		event->retain = false; /* nobody could ever read it there */
+		/* Nobody gets the original, but the broker would ask us so for each of a fleet that listens there. In place,
+		 * as 2.0.11 and 2.1 disagree on who frees a topic. */
+		strcpy(event->topic, GATEWAY);
+	}
 	return true; /* the original is routed to nobody but operators */
 }
 

@@ -15,6 +15,7 @@ from mqttprov.brokers.gate_desk import GateDesk
 from mqttprov.brokers.gate_link import CONTROL_TOPIC, MAX_COMMANDS_BYTES, RECEIVE_MAXIMUM, GateLink
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.mqtt import Message, Properties, ProtocolVersion, Publish, ReasonCode, encode
+from mqttprov.responder.pipeline import MAX_QUEUED
 
 Connecting = Callable[[], Awaitable[tuple[StandingLink[GateLink], Server]]]
 
@@ -82,6 +83,11 @@ async def test_a_packet_of_commands_is_bounded(connect: Connecting) -> None:
     assert all(len(packet) <= MAX_COMMANDS_BYTES for packet in packets)
     assert b"".join(packets).count(b"reply ") == 40
     assert packets[-1] == b"kick 0 0 d:a"
+
+
+def test_the_pipeline_is_full_before_the_broker_drops_anything() -> None:
+    """So it is us who tell a device at once that it is too much; Mosquitto drops its request without a word (P9)."""
+    assert RECEIVE_MAXIMUM > MAX_QUEUED
 
 
 async def test_a_broker_that_sends_too_much_is_borne_with(connect: Connecting) -> None:

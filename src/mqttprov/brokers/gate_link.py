@@ -14,7 +14,9 @@ from mqttprov.mqtt import Connect, LimitReachedError, Properties, ProtocolVersio
 
 CONTROL_TOPIC: Final = "$CONTROL/provision/v1"
 USERNAME: Final = "_responder"
-RECEIVE_MAXIMUM: Final = 1024  # what is to be taken and not settled: two batches of the pipeline
+# What is to be taken and not settled: more than the pipeline holds, which then tells the devices to come later. What is
+# beyond this and its own queue the broker drops, and a device whose request is lost waits for its reply in vain.
+RECEIVE_MAXIMUM: Final = 10_000
 # Mosquitto 2.0 sends more than that once some of it is settled and some is not; what is too much for the pipeline is
 # refused or told again, while hanging up would lose all of it, over and over.
 _MAX_UNSETTLED: Final = 65_535  # as many as there are packet ids

@@ -52,6 +52,22 @@ async def test_a_topic_that_would_grow_too_long_goes_nowhere(beside: Beside, pre
     assert operator.messages() == []
 
 
+@pytest.mark.parametrize(
+    ("own", "told"), [("v1/devices/me/", "v1/devices/gw-1/"), ("v1/gateway/", "v1/devices/gw-1/gateway/")]
+)
+async def test_a_message_does_not_cost_the_broker_a_look_at_all_who_listen(beside: Beside, own: str, told: str) -> None:
+    """Of a fleet that has one filter each message would ask about everybody: it finds no subscriber at all (P9)."""
+    device, other, operator = await beside.device("gw-1"), await beside.device("gw-2"), await beside.operator()
+    for client in (device, other):
+        await client.subscribe(f"{own}attributes")
+    assert await device.publish(f"{own}attributes", b"data") == ReasonCode.NO_MATCHING_SUBSCRIBERS
+    await operator.subscribe("#")
+    await device.publish(f"{own}attributes", b"data")
+    assert (await operator.message()).topic == f"{told}attributes"
+    await asyncio.gather(*(client.ping() for client in (device, other, operator)))
+    assert device.messages() + other.messages() + operator.messages() == []
+
+
 @pytest.mark.parametrize("name", ["東" * 255, "two words"])
 async def test_the_oddest_names_log_in_and_are_ended(beside: Beside, name: str) -> None:
     """255 characters of three bytes each, or a blank: their topics are their own, and commands find them (P7)."""
