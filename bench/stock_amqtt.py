@@ -10,9 +10,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+
+from amqtt_with_plugin import serve
 
 TOKENS: set[str] = set()
 
@@ -54,17 +55,6 @@ class Provisioning(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]  # am
         await handler.mqtt_publish("/provision/response", json.dumps(reply).encode(), 0, retain=False)
 
 
-async def _main(port: int, database: str) -> None:
-    config = {
-        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}", "max_connections": 50_000}},
-        "plugins": {"stock_amqtt.Provisioning": {"database": database}},
-    }
-    broker = Broker(config)
-    await broker.start()
-    print(f"mqtt://127.0.0.1:{port}", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-
-
 if __name__ == "__main__":
     sys.modules["stock_amqtt"] = sys.modules["__main__"]
-    asyncio.run(_main(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(serve(int(sys.argv[1]), {"stock_amqtt.Provisioning": {"database": sys.argv[2]}}))

@@ -1,4 +1,4 @@
-"""The house of DESIGN section 4, held by machine: who imports whom, what pure parts may not know, sizes, docstrings."""
+"""The house of ARCHITECTURE.md, held by machine: who imports whom, what pure parts may not know, sizes, docstrings."""
 
 import ast
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_imports_go_downwards(module: str) -> None:
 
 @pytest.mark.parametrize("module", [module for module in PATHS if is_pure(module)])
 def test_pure_parts_know_no_clock_randomness_or_outside(module: str) -> None:
-    """`now` and entropy are arguments, so that every run can be repeated (DESIGN sections 4 and 8)."""
+    """`now` and entropy are arguments, so that every run can be repeated (ARCHITECTURE.md)."""
     wrong = [f"line {line}: {name}" for line, name in imports(module) if name.split(".")[0] in IMPURE]
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_BUILTINS:

@@ -16,7 +16,8 @@ from mqttprov_simulator.plan import SwarmPlan
 from mqttprov_simulator.results import Summary
 from mqttprov_simulator.scenario.model import Group, Scenario, Storm
 from mqttprov_simulator.swarm import run_swarm
-from mqttprov_simulator.targets.embedded import EmbeddedTarget, embedded
+from mqttprov_simulator.targets.embedded import embedded
+from mqttprov_simulator.targets.own_target import OwnTarget
 from mqttprov_simulator.targets.target import TargetError
 
 _SWARM_TIMEOUT_S: Final = 80.0
@@ -37,7 +38,6 @@ def run_demo(*, gateways: int = 1000, console: Console, live: bool) -> Summary:
     )  # for the target: how many gateways, and no more than every state directory has
     try:
         with embedded(scenario) as target:
-            assert target.state is not None  # noqa: S101 - for the type checker: it is the target's own
             with LiveView(console, live=live) as view:
                 broker = target.pids()["broker"]
                 result = run_swarm(_plan(gateways, target), on_progress=view.update, broker_pid=broker)
@@ -50,7 +50,7 @@ def run_demo(*, gateways: int = 1000, console: Console, live: bool) -> Summary:
     return summary
 
 
-def _plan(gateways: int, target: EmbeddedTarget) -> SwarmPlan:
+def _plan(gateways: int, target: OwnTarget) -> SwarmPlan:
     token, (endpoint,) = target.tokens["default/default"], target.endpoints
     assert endpoint.port is not None  # noqa: S101 - for the type checker: the embedded target has a plain listener
     return SwarmPlan(

@@ -8,8 +8,6 @@ import math
 from collections.abc import Iterable
 from typing import Self
 
-import msgspec
-
 Buckets = dict[int, int]  # bucket -> count, as JSON keeps it
 
 
@@ -21,11 +19,6 @@ def count_in(buckets: Buckets, value_us: int) -> None:
         shift = value_us.bit_length() - 8
         bucket = (shift << 8) + (value_us >> shift)
     buckets[bucket] = buckets.get(bucket, 0) + 1
-
-
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    max_us: int
-    buckets: dict[int, int]
 
 
 class Histogram:
@@ -90,10 +83,6 @@ class Histogram:
         """The count of each bucket in use, as results keep it."""
         return dict(self._buckets)
 
-    def to_json(self) -> bytes:
-        """Write it down: the largest value and the count of each bucket in use."""
-        return msgspec.json.encode(_Document(self.max_us, dict(sorted(self._buckets.items()))))
-
     @classmethod
     def of(cls, buckets: Buckets) -> Self:
         """Give the histogram of these buckets; its largest value is the upper end of the highest bucket.
@@ -101,22 +90,11 @@ class Histogram:
         Raises ValueError for buckets that none can have.
         """
         if any(bucket < 0 or count < 1 for bucket, count in buckets.items()):
-            raise ValueError("not a histogram: a bucket below 0, or a count below 1; give what to_json wrote")
+            raise ValueError("not a histogram: a bucket below 0, or a count below 1")
         histogram = cls()
         histogram._buckets = dict(buckets)
         histogram.count = sum(buckets.values())
         histogram.max_us = highest_of(max(buckets)) if buckets else 0
-        return histogram
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read what `to_json` wrote. Raises ValueError for anything else."""
-        try:
-            document = msgspec.json.decode(text, type=_Document)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"not a histogram: {error}; give what to_json wrote") from error
-        histogram = cls.of(document.buckets)
-        histogram.max_us = document.max_us
         return histogram
 
     def __eq__(self, other: object) -> bool:

@@ -175,7 +175,7 @@ async def test_who_loses_its_rights_loses_what_waits(broker: Running, verb: str,
 
 
 async def test_a_new_generation_does_not_resume_the_old_ones_session(broker: Running, kept: dict[str, Any]) -> None:
-    """What waited for the credentials that are superseded ends with them (DESIGN section 2)."""
+    """What waited for the credentials that are superseded ends with them (words.md)."""
     token = await token_of(broker, "gw-1")
     device = await broker.login(token, **kept)
     await leave(broker, device)

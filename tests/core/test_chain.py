@@ -15,8 +15,6 @@ from mqttprov.core.model import Credential, CredentialStatus, LifecycleState, Re
 from mqttprov.core.provisioning import Context
 from mqttprov.core.requests import Reason
 
-YEAR_MS = 365 * 86_400_000
-
 
 def certificate(number: int = 1, *, key: int | None = None, from_ms: int = 0, until_ms: int = 2**45) -> Any:
     """Make what a handshake showed: certificate `number`, of a key of its own unless told."""

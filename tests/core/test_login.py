@@ -135,7 +135,7 @@ def test_a_device_cannot_shadow_another_ones_user_name(world: World) -> None:
 
 
 def test_the_first_login_activates_and_ends_older_generations(world: World) -> None:
-    """Issued becomes active at its first login, and only then are older ones superseded (DESIGN section 2)."""
+    """Issued becomes active at its first login, and only then are older ones superseded (words.md)."""
     first = world.grant(world.request())
     login, activation = world.connect(first)
     assert login.first

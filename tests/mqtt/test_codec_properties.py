@@ -35,7 +35,7 @@ from mqttprov.mqtt import (
     connack_return_code,
     encode,
 )
-from mqttprov.mqtt.properties import WILL, PacketType, allowed_in
+from mqttprov.mqtt.properties import _KINDS, WILL, PacketType
 from mqttprov.mqtt.reasons import REASON_OF_RETURN_CODE
 
 UNHURRIED = settings(deadline=None)  # a busy machine is no fault
@@ -78,6 +78,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "subscription_identifiers_available": st.booleans(),
     "shared_subscription_available": st.booleans(),
 }
+
+
+def allowed_in(carrier: int) -> set[str]:
+    """Give the fields of Properties that a packet type, or WILL, may carry."""
+    return {kind.field for kind in _KINDS if carrier in kind.packets}
 
 
 @st.composite

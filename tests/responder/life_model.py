@@ -1,4 +1,4 @@
-"""What must hold of tokens, devices, owners and credentials, written down a second time: DESIGN sections 2 and 3.
+"""What must hold of tokens, devices, owners and credentials, written down a second time: docs/reference/words.md.
 
 Plain values and sentences. Nothing of the product is used here, so that both can only agree by being right.
 """

@@ -6,7 +6,7 @@ from mqttprov_simulator.running.values import Promise
 
 UNKNOWN: Final = "-"
 
-# What a promise says when it holds, and which of DESIGN section 3 it is.
+# What a promise says when it holds, and which one it is (docs/reference/words.md).
 PROMISES: Final[dict[Promise, tuple[str, str]]] = {
     "limit-exceeded": ("No token registered more than its maximum", "P1"),
     "told-not-durable": ("Credentials that were told log in", "P2"),

@@ -129,7 +129,7 @@ class Sessions:
         """
         identity = identity_of(principal)
         for other in self._by_principal.get(identity, ()):
-            # The older generation ended in the commit that activated this one (DESIGN section 2).
+            # The older generation ended in the commit that activated this one (words.md).
             if other.principal.generation < principal.generation:
                 self.end(other, ReasonCode.NOT_AUTHORIZED)
         earlier = self._find(identity, client_id)

@@ -97,7 +97,7 @@ class StockSessions:
             self.end(displaced, with_will=True)
         session.client_id = key
         for other in self.of_identity(identity):
-            # The older generation ended in the commit that activated this one (DESIGN section 2).
+            # The older generation ended in the commit that activated this one (words.md).
             if other.principal is not None and other.principal.generation < principal.generation:
                 self.end(other, with_will=True)
         self._add(ours)

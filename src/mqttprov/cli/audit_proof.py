@@ -170,7 +170,7 @@ def checkpoint(state: StateOption = None, json: JsonOption = False) -> None:
 
     Keep a copy outside this machine. `serve` writes one by itself every 1,000 events or 60 s, when there is news.
     """
-    from mqttprov.responder.checkpoints import CheckpointRefused  # noqa: PLC0415 - cryptography, for this verb only
+    from mqttprov.responder.checkpoints import CheckpointRefused
 
     with administering(state) as admin:
         try:

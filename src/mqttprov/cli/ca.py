@@ -143,7 +143,7 @@ def crl(
         text = admin.ca.write_lists()
         path = admin.ca.lists_path
     if out is not None:
-        from mqttprov.responder.state_files import write_whole  # noqa: PLC0415 - for this only
+        from mqttprov.responder.state_files import write_whole
 
         write_whole(out, text.encode(), mode=0o644)
         path = out

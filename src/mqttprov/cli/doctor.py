@@ -24,9 +24,9 @@ def doctor(
 
     With the broker's state directory two devices are registered and ended again, which leaves audit events.
     """
-    from mqttprov.brokers.doctor.examination import examine  # noqa: PLC0415 - only this verb needs it
-    from mqttprov.brokers.doctor.finding import Finding, Verdict  # noqa: PLC0415 - the same
-    from mqttprov.brokers.doctor.probe import Address  # noqa: PLC0415 - the same
+    from mqttprov.brokers.doctor.examination import examine
+    from mqttprov.brokers.doctor.finding import Finding, Verdict
+    from mqttprov.brokers.doctor.probe import Address
 
     parts = urlsplit(broker)
     if parts.scheme not in _PORTS or not parts.hostname:

@@ -43,12 +43,11 @@ def run(
     Configured by TB_GW_PROVISIONING_DEVICE_KEY and _SECRET, and if wanted _NAME, _ACCESS_TOKEN, _USERNAME, _PASSWORD,
     _CLIENT_ID and _CA_CERT_FILENAME (a file in its directory).
     """
-    # The device side and X.509 are not needed by other verbs.
-    from mqttprov.gateway.actions import StateChanged  # noqa: PLC0415 - the same
-    from mqttprov.gateway.backoff import MachineSettings  # noqa: PLC0415 - the same
-    from mqttprov.gateway.client import GatewayClient  # noqa: PLC0415 - the same
-    from mqttprov.gateway.identity import IdentityError  # noqa: PLC0415 - the same
-    from mqttprov.gateway.settings import GatewaySettings, SettingsError  # noqa: PLC0415 - the same
+    from mqttprov.gateway.actions import StateChanged
+    from mqttprov.gateway.backoff import MachineSettings
+    from mqttprov.gateway.client import GatewayClient
+    from mqttprov.gateway.identity import IdentityError
+    from mqttprov.gateway.settings import GatewaySettings, SettingsError
 
     def on_state(change: StateChanged) -> None:
         at = iso_time(now_ms())

@@ -45,8 +45,8 @@ def http_auth(
     logins of provisioning sessions are refused.
     """
     try:
-        from mqttprov.brokers.broker_link import parse_url  # noqa: PLC0415 - few verbs need it
-        from mqttprov.brokers.http_auth.server import Broker  # noqa: PLC0415 - what it needs is in an extra
+        from mqttprov.brokers.broker_link import parse_url
+        from mqttprov.brokers.http_auth.server import Broker  # in an extra
     except ModuleNotFoundError as error:
         raise Failure(
             f"http-auth needs the package {error.name}; run: pip install 'mqttprov[http]'", Exit.USAGE
@@ -86,7 +86,7 @@ def _serve(
     *,
     json: bool,
 ) -> None:
-    from mqttprov.brokers.http_auth import server  # noqa: PLC0415 - it needs an extra
+    from mqttprov.brokers.http_auth import server  # in an extra
 
     log_to_stderr()
     secret_file = directory.path / server.SECRET_FILE

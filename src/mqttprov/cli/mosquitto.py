@@ -44,11 +44,11 @@ def install(
 
     Run again it changes only what is not right. With --system the state directory is /var/lib/mqttprov.
     """
-    from mqttprov.admin import now_ms  # noqa: PLC0415 - only this verb needs these, and X.509 takes long to load
-    from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt  # noqa: PLC0415 - the same
-    from mqttprov.brokers.mosquitto.install import Installation, InstallError  # noqa: PLC0415 - the same
-    from mqttprov.brokers.mosquitto.places import SYSTEM_STATE, Places  # noqa: PLC0415 - the same
-    from mqttprov.responder.state_directory import StateDirectory  # noqa: PLC0415 - the same
+    from mqttprov.admin import now_ms
+    from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt
+    from mqttprov.brokers.mosquitto.install import Installation, InstallError
+    from mqttprov.brokers.mosquitto.places import SYSTEM_STATE, Places
+    from mqttprov.responder.state_directory import StateDirectory
 
     if system:
         root = (prefix or Path("/")).absolute()

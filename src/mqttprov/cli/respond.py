@@ -27,8 +27,8 @@ def respond(
 
     Several may run at once on one state. With --json the first line on stdout is {"connected": URL}.
     """
-    from mqttprov.brokers import sidecar  # noqa: PLC0415 - the responder is not needed by other verbs
-    from mqttprov.brokers.embedded import BrokerError  # noqa: PLC0415 - the same
+    from mqttprov.brokers import sidecar
+    from mqttprov.brokers.embedded import BrokerError
 
     try:
         settings = sidecar.read_settings(config) if config is not None else sidecar.SidecarSettings()

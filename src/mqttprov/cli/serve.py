@@ -46,7 +46,7 @@ def _port(help_text: str, default: str) -> Any:
 
 def _amqtt_server(state: StateDirectory, config: Path, *, insecure: bool) -> "Server":
     try:
-        from mqttprov.brokers.amqtt_broker import AmqttServer  # noqa: PLC0415 - only with the extra
+        from mqttprov.brokers.amqtt_broker import AmqttServer  # in an extra
     except ModuleNotFoundError as error:
         raise Failure(
             f"--amqtt-config needs {error.name}, which is not installed; run: pip install 'mqttprov[amqtt]'", Exit.USAGE
@@ -74,8 +74,8 @@ def serve(
 
     Off loopback only TLS listeners are opened. With --json the first line on stdout is {"listening": [URL, ...]}.
     """
-    from mqttprov.brokers.embedded import BrokerError, EmbeddedServer  # noqa: PLC0415 - no other verb needs the broker
-    from mqttprov.brokers.embedded import serve as run_broker  # noqa: PLC0415 - the same
+    from mqttprov.brokers.embedded import BrokerError, EmbeddedServer
+    from mqttprov.brokers.embedded import serve as run_broker
 
     given = {"host": host, "port": port, "tls_port": tls_port, "ws_port": ws_port, "wss_port": wss_port}
     given = {name: value for name, value in given.items() if value is not None}

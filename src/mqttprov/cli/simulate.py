@@ -48,10 +48,10 @@ def simulate(
 
     Exit status 1 when a gateway was not registered. A refused gateway tries five times.
     """
-    from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.live import LiveView  # noqa: PLC0415 - the same
-    from mqttprov_simulator.plan import SwarmPlan  # noqa: PLC0415 - the same
-    from mqttprov_simulator.swarm import SwarmError, run_swarm  # noqa: PLC0415 - the same
+    from mqttprov_simulator.host import HostLimitError
+    from mqttprov_simulator.live import LiveView
+    from mqttprov_simulator.plan import SwarmPlan
+    from mqttprov_simulator.swarm import SwarmError, run_swarm
 
     key, secret = values.registration_token(key, values.text_from_file(secret_file))
     _end_on_sigterm()
@@ -82,9 +82,9 @@ def demo(gateways: GatewaysOption = 1000, json: JsonOption = False) -> None:
 
     Needs no state directory and leaves nothing behind.
     """
-    from mqttprov_simulator.demo import DemoError, run_demo  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.host import HostLimitError  # noqa: PLC0415 - the same
-    from mqttprov_simulator.swarm import SwarmError  # noqa: PLC0415 - the same
+    from mqttprov_simulator.demo import DemoError, run_demo
+    from mqttprov_simulator.host import HostLimitError
+    from mqttprov_simulator.swarm import SwarmError
 
     _end_on_sigterm()
     try:
@@ -101,7 +101,7 @@ def _end_on_sigterm() -> None:
 
 def progress_console(*, stderr: bool = False) -> "Console":
     """Give the console for progress and summaries; off a terminal nothing is wrapped."""
-    from rich.console import Console  # noqa: PLC0415 - see the module's docstring
+    from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else 200)
@@ -111,7 +111,7 @@ def _tell(summary: "Summary", *, json: bool) -> None:
     if json:
         emit_json(msgspec.to_builtins(summary))
     else:
-        from mqttprov_simulator.live import print_summary  # noqa: PLC0415 - see the module's docstring
+        from mqttprov_simulator.live import print_summary
 
         print_summary(summary, progress_console())
     if summary.failed or summary.audit_verified is False:

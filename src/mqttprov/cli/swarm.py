@@ -105,8 +105,8 @@ def run(
     Exit status 1 when a promise is broken, a threshold is missed, or the figures say nothing about the server. Ctrl-C
     ends the run early, with what there is.
     """
-    from mqttprov_simulator.report.file import write_result  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.report.page import page  # noqa: PLC0415 - the same
+    from mqttprov_simulator.report.file import write_result
+    from mqttprov_simulator.report.page import page
 
     for path in (out, report):
         writable(path)
@@ -117,7 +117,7 @@ def run(
     if json:
         emit_json(msgspec.to_builtins(result, str_keys=True))
     else:
-        from mqttprov_simulator.report.summary import print_result  # noqa: PLC0415 - the same
+        from mqttprov_simulator.report.summary import print_result
 
         print_result(result, progress_console())
     if out is not None:
@@ -137,9 +137,9 @@ def doctor(
     json: JsonOption = False,
 ) -> None:
     """Say whether a fleet fits on this machine, and which is the largest. Exit status 7 when it does not."""
-    from mqttprov_simulator.running.crew import processes_for  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.running.environment import examine, host, most_gateways  # noqa: PLC0415 - the same
-    from mqttprov_simulator.targets.target import TargetError  # noqa: PLC0415 - the same
+    from mqttprov_simulator.running.crew import processes_for
+    from mqttprov_simulator.running.environment import examine, host, most_gateways
+    from mqttprov_simulator.targets.target import TargetError
 
     here = host()
     workers = processes or processes_for(gateways, here.cores, gateways, here.open_files)
@@ -172,8 +172,8 @@ def writable(path: Path | None) -> None:
 
 def loaded(scenario: str, gateways: int | None, seed: int | None) -> "Scenario":
     """Read a scenario, with what the command line changes of it. Raises Failure."""
-    from mqttprov_simulator.scenario.reading import ScenarioError, load  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.scenario.scaling import scaled  # noqa: PLC0415 - the same
+    from mqttprov_simulator.scenario.reading import ScenarioError, load
+    from mqttprov_simulator.scenario.scaling import scaled
 
     try:
         read = load(scenario)
@@ -189,8 +189,8 @@ def place(
     state_dir: Path | None, tls_ca: Path | None,
 ) -> "Where":  # fmt: skip
     """Put together where a scenario is run. Raises Failure."""
-    from mqttprov_simulator.running.playing import Where  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.running.values import TokenKey  # noqa: PLC0415 - the same
+    from mqttprov_simulator.running.playing import Where
+    from mqttprov_simulator.running.values import TokenKey
 
     token = None
     if secret_file is not None:
@@ -202,11 +202,11 @@ def place(
 
 def played_once(scenario: "Scenario", where: "Where", *, command: str, stop: threading.Event) -> "RunResult":
     """Run it with the live view. Raises Failure."""
-    from mqttprov_simulator.live import LiveView  # noqa: PLC0415 - see the module's docstring
-    from mqttprov_simulator.running.conduct import RunError  # noqa: PLC0415 - the same
-    from mqttprov_simulator.running.crew import CrewError  # noqa: PLC0415 - the same
-    from mqttprov_simulator.running.playing import play  # noqa: PLC0415 - the same
-    from mqttprov_simulator.targets.target import TargetError  # noqa: PLC0415 - the same
+    from mqttprov_simulator.live import LiveView
+    from mqttprov_simulator.running.conduct import RunError
+    from mqttprov_simulator.running.crew import CrewError
+    from mqttprov_simulator.running.playing import play
+    from mqttprov_simulator.targets.target import TargetError
 
     say(f"scenario {scenario.name}, seed {scenario.seed}: {scenario.gateways} gateways against {where.target}")
     try:

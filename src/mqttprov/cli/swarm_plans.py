@@ -21,7 +21,7 @@ _BAR: Final = 50  # columns of the longest bar
 
 def list_(json: JsonOption = False) -> None:
     """List the shipped scenarios."""
-    from mqttprov_simulator.scenario.reading import shipped_names  # noqa: PLC0415 - see the module's docstring
+    from mqttprov_simulator.scenario.reading import shipped_names
 
     rows = []
     for name in shipped_names():
@@ -35,7 +35,7 @@ def list_(json: JsonOption = False) -> None:
 
 def show(scenario: swarm.ScenarioArgument) -> None:
     """Print a scenario's file, to copy and change it."""
-    from mqttprov_simulator.scenario.reading import ScenarioError, source_of  # noqa: PLC0415 - the same
+    from mqttprov_simulator.scenario.reading import ScenarioError, source_of
 
     try:
         text = source_of(scenario)
@@ -56,7 +56,7 @@ def plan(
     Its groups, arrivals over time, faults and actions by time with how many gateways each meets, and a digest: plans
     with equal digests are equal.
     """
-    from mqttprov_simulator.scenario.outline import outline  # noqa: PLC0415 - see the module's docstring
+    from mqttprov_simulator.scenario.outline import outline
 
     drawn = outline(swarm.loaded(scenario, gateways, seed))
     if json:
@@ -67,7 +67,7 @@ def plan(
 
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check TOML."""
-    from mqttprov_simulator.scenario.model import Scenario  # noqa: PLC0415 - see the module's docstring
+    from mqttprov_simulator.scenario.model import Scenario
 
     emit_json(msgspec.json.schema(Scenario))
 

@@ -35,8 +35,8 @@ def report(
     ] = None,
 ) -> None:
     """Make a page of a result: one HTML file that needs nothing else."""
-    from mqttprov_simulator.report.file import hgrm as percentiles  # noqa: PLC0415 - the swarm is loaded by verbs
-    from mqttprov_simulator.report.page import page  # noqa: PLC0415 - the same
+    from mqttprov_simulator.report.file import hgrm as percentiles
+    from mqttprov_simulator.report.page import page
 
     read = _read(result)
     written = out or result.with_suffix(".html")
@@ -56,7 +56,7 @@ def compare(results: ResultsArgument, json: JsonOption = False) -> None:
 
     With three results or more for each side the intervals are over runs, with fewer over the seconds within them.
     """
-    from mqttprov_simulator.report.compare import compare as compared  # noqa: PLC0415 - the swarm is loaded by verbs
+    from mqttprov_simulator.report.compare import compare as compared
 
     a, b = _sides(results)
     comparison = compared([_read(path) for path in a], [_read(path) for path in b])
@@ -83,7 +83,7 @@ def _sides(given: list[str]) -> tuple[list[Path], list[Path]]:
 
 
 def _read(path: Path) -> "RunResult":
-    from mqttprov_simulator.report.file import ResultError, read_result  # noqa: PLC0415 - the swarm is loaded by verbs
+    from mqttprov_simulator.report.file import ResultError, read_result
 
     try:
         return read_result(path)
@@ -101,7 +101,7 @@ def _tell(comparison: "Comparison") -> None:
 
 
 def _row(figure: "Figure") -> dict[str, Any]:
-    from mqttprov_simulator.report import words  # noqa: PLC0415 - the swarm is loaded by verbs
+    from mqttprov_simulator.report import words
 
     def shown(value: float | None) -> str:
         match figure.unit:

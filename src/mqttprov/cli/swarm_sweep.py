@@ -45,7 +45,7 @@ def sweep(
     Each step is a run of its own, with as many gateways as arrive in the scenario's time. Exit status 1 when no rate
     keeps it.
     """
-    from mqttprov_simulator.running.sweep import sweep as swept  # noqa: PLC0415 - the swarm is loaded by verbs
+    from mqttprov_simulator.running.sweep import sweep as swept
 
     if least > most:
         raise Failure(f"--least {least:g} is more than --most {most:g}", Exit.USAGE)
@@ -77,7 +77,7 @@ def _say(step: "Step") -> None:
 
 
 def _row(step: "Step") -> dict[str, str]:
-    from mqttprov_simulator.report import words  # noqa: PLC0415 - the swarm is loaded by verbs
+    from mqttprov_simulator.report import words
 
     return {
         "asked": words.rate(step.asked_per_s),

@@ -25,7 +25,7 @@ from mqttprov.core.facts import (
 from mqttprov.core.lifecycle import LifecycleEvent, transition
 from mqttprov.core.login import Login, LoginFacts, LoginRefusal, login_with
 from mqttprov.core.model import Credential, CredentialsType, Device, LifecycleState, Strategy, Token
-from mqttprov.core.provisioning import Context
+from mqttprov.core.provisioning import Context, issued_event
 from mqttprov.core.requests import Reason
 from mqttprov.core.secrets import new_id
 
@@ -123,10 +123,9 @@ def _new_device(arrival: ChainArrival, token: Token, context: Context) -> Device
 def _let_in(facts: Facts, token: Token, known: DeviceFacts, credential: Credential, context: Context) -> Enrolment:
     device, now_ms = known.device, context.now_ms
     older = tuple(c.generation for c in known.credentials)
-    counts = token.id not in known.registered_by
     effects: list[Effect] = [] if device.fold in facts.devices else [CreateDevice(device)]
     labels = device.labels
-    if counts:
+    if token.id not in known.registered_by:
         effects.append(CountRegistration(token.id, token.key, device.id, device.fold, now_ms))
         labels = {**labels, **token.labels}
     state = transition(device.state, LifecycleEvent.PROVISION)
@@ -139,22 +138,7 @@ def _let_in(facts: Facts, token: Token, known: DeviceFacts, credential: Credenti
         effects.append(SupersedeCredentials(device.id, device.fold, older))
     for effect in effects:
         facts.apply(effect)
-    event = Event(
-        EventKind.REPROVISIONED if credential.generation > 1 else EventKind.PROVISIONED,
-        now_ms,
-        "device",
-        source=context.source,
-        ref=context.ref,
-        device=device.name,
-        device_id=device.id,
-        profile=token.profile.name,
-        token=token.name,
-        key=token.key,
-        credentials_type=credential.type,
-        generation=credential.generation,
-        registration=token.used if counts else None,
-        state=device.state,
-        text=BY_CHAIN,
-    )
+    kind = EventKind.REPROVISIONED if credential.generation > 1 else EventKind.PROVISIONED
+    event = issued_event(kind, context, token, device, credential, effects, BY_CHAIN)
     login = login_with(LoginFacts(credential, facts.devices[device.fold].device, token.profile))
     return Enrolment(login, tuple(effects), event)

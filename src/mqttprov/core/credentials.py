@@ -56,7 +56,7 @@ def password_verifier(keys: Keys, login_key: str, password: str) -> str:
 
 
 def proof_of(keys: Keys, request: ProvisionRequest, folded_name: str | None, *, base: str) -> str:
-    """Give what two requests of one device have in common: key, secret, name, supplied credentials (DESIGN section 2).
+    """Give what two requests of one device have in common: key, secret, name, supplied credentials (words.md).
 
     `base` stands for the secret (`mqttprov.core.proving`), so that a planned rotation changes no proof. For a
     CSR its public key stands in, since every CSR is signed anew. Without a name the `requestId` counts as well.

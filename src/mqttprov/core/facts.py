@@ -46,7 +46,7 @@ class ProvisionDevice(msgspec.Struct, frozen=True):
 
 
 class CountRegistration(msgspec.Struct, frozen=True, gc=False):
-    """A token is used for a device for the first time; this never comes back (DESIGN section 2)."""
+    """A token is used for a device for the first time; this never comes back (words.md)."""
 
     token_id: int
     token_key: str

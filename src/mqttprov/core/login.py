@@ -221,7 +221,7 @@ class Activation(msgspec.Struct, frozen=True):
 def activate(
     fold: str, generation: int, facts: Facts, *, now_ms: int, source: str | None, device_id: str | None = None
 ) -> Activation:
-    """Record the first login with a generation: it becomes active, older generations end (DESIGN section 2).
+    """Record the first login with a generation: it becomes active, older generations end (words.md).
 
     With a `device_id` the name must still be that device's.
     """

@@ -301,17 +301,33 @@ def _end_rotation(known: DeviceFacts, held: Credential) -> list[Effect]:
 def _answer(
     case: _Case, kind: EventKind, credential: Credential, secret: str, device: Device, effects: list[Effect]
 ) -> Decision:
-    token, context = case.token, case.context
-    ref, owner = context.ref, device.owner
+    ref, owner = case.context.ref, device.owner
     for effect in effects:
         case.facts.apply(effect)
+    shown = BY_FACTORY_IDENTITY if case.asked.standing.factory else None
+    event = issued_event(kind, case.context, case.token, device, credential, effects, shown)
+    if transferred := kind is EventKind.TRANSFER_COMPLETED:
+        event = msgspec.structs.replace(event, owner=owner, to_owner=device.owner)
+    return Decision(grant(credential, secret, device.name, ref, alone=transferred), tuple(effects), event)
+
+
+def issued_event(
+    kind: EventKind,
+    context: Context,
+    token: Token,
+    device: Device,
+    credential: Credential,
+    effects: list[Effect],
+    shown: str | None,
+) -> Event:
+    """Give the event of a credential whose effects are applied; `shown`: by what, if not by key and secret."""
     counted = any(isinstance(effect, CountRegistration) for effect in effects)
-    event = Event(
+    return Event(
         kind,
         context.now_ms,
         "device",
         source=context.source,
-        ref=ref,
+        ref=context.ref,
         device=device.name,
         device_id=device.id,
         profile=token.profile.name,
@@ -321,11 +337,8 @@ def _answer(
         generation=credential.generation,
         registration=token.used if counted else None,
         state=device.state,
-        text=BY_FACTORY_IDENTITY if case.asked.standing.factory else None,
+        text=shown,
     )
-    if transferred := kind is EventKind.TRANSFER_COMPLETED:
-        event = msgspec.structs.replace(event, owner=owner, to_owner=device.owner)
-    return Decision(grant(credential, secret, device.name, ref, alone=transferred), tuple(effects), event)
 
 
 def _refuse(

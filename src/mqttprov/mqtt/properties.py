@@ -237,11 +237,6 @@ def _rules_of(carrier: int) -> dict[int, _Rule]:
 _RULES = {carrier: _rules_of(carrier) for carrier in (*map(int, PacketType), WILL)}
 
 
-def allowed_in(carrier: int) -> frozenset[str]:
-    """Return the fields of Properties that a packet type, or WILL, may carry."""
-    return frozenset(kind.field for kind in _KINDS if carrier in kind.packets)
-
-
 def read_properties(data: bytes, pos: int, stop: int, carrier: int) -> tuple[Properties, int]:
     """Read the property list of a packet type, or of WILL; return it and the position behind it.
 

@@ -11,7 +11,8 @@ from tests.simulator.running.harness import Told, plan, run
 from mqttprov_simulator.histogram import Buckets, Histogram
 from mqttprov_simulator.scenario.drawing import plan_digest
 from mqttprov_simulator.scenario.model import Constant, GatewayFault, Group, Life, Scenario, Stop
-from mqttprov_simulator.targets.embedded import EmbeddedTarget, embedded
+from mqttprov_simulator.targets.embedded import embedded
+from mqttprov_simulator.targets.own_target import OwnTarget
 
 _LASTS_S = {"latency": 0.1, "stalled-reader": 0.4, "power-loss": 0.1, "slow-save": 0.2, "wrong-secret": 0.3}
 KINDS = (
@@ -46,13 +47,13 @@ def _groups(prefix: str, storage: Storage) -> tuple[Group, ...]:
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[EmbeddedTarget]:
+def target() -> Iterator[OwnTarget]:
     """Our own broker, for all tests here."""
     with embedded(plan(*_groups("any", "memory"))) as target:
         yield target
 
 
-async def _run(target: EmbeddedTarget, scenario: Scenario, directory: Path) -> Told:
+async def _run(target: OwnTarget, scenario: Scenario, directory: Path) -> Told:
     return await run(scenario, target.endpoints, tokens=target.tokens, directory=str(directory))
 
 
@@ -61,12 +62,12 @@ def _files(folder: Path) -> int:
 
 
 def _longest_ms(buckets: Buckets) -> float:
-    return Histogram.from_json(msgspec.json.encode({"max_us": 1 << 60, "buckets": buckets})).percentile_ms(100) or 0.0
+    return Histogram.of(buckets).percentile_ms(100) or 0.0
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 async def test_every_fault_by_chance_strikes_and_all_come_online(
-    target: EmbeddedTarget, tmp_path: Path, storage: Storage
+    target: OwnTarget, tmp_path: Path, storage: Storage
 ) -> None:
     """P10: whatever happens once to each gateway of a group, wherever it keeps its credentials, it gets in."""
     faults = tuple(_fault(kind, probability=1.0, times=1) for kind in KINDS)
@@ -80,7 +81,7 @@ async def test_every_fault_by_chance_strikes_and_all_come_online(
     assert _files(tmp_path) == (len(told.recording.standings) if storage == "disk" else 0)
 
 
-async def test_faults_by_time_are_the_same_for_the_same_seed(target: EmbeddedTarget, tmp_path: Path) -> None:
+async def test_faults_by_time_are_the_same_for_the_same_seed(target: OwnTarget, tmp_path: Path) -> None:
     """P10, and the same plan: half of a fleet that is online loses power, the others something on their way in."""
     kinds = [kind for kind in KINDS if kind != "power-loss"]
     faults = (
@@ -102,7 +103,7 @@ async def test_faults_by_time_are_the_same_for_the_same_seed(target: EmbeddedTar
 
 
 async def test_a_wrong_secret_keeps_a_gateway_out_until_it_is_switched_on_again(
-    target: EmbeddedTarget, tmp_path: Path
+    target: OwnTarget, tmp_path: Path
 ) -> None:
     """It is not expected online, nor does it lock out its neighbours; after a power cut it knows better."""
     groups = (
@@ -121,7 +122,7 @@ async def test_a_wrong_secret_keeps_a_gateway_out_until_it_is_switched_on_again(
     assert not told.promises
 
 
-async def test_a_skewed_clock_shows_in_telemetry_alone(target: EmbeddedTarget, tmp_path: Path) -> None:
+async def test_a_skewed_clock_shows_in_telemetry_alone(target: OwnTarget, tmp_path: Path) -> None:
     """The gateway says the time that it believes; its messages are acknowledged like others."""
     group = Group(name="skewed", gateways=2, arrivals=Constant(rate_per_s=100), life=_LIFE)
     skew = GatewayFault(kind="clock-skew", probability=1.0, skew_s=-1e9)

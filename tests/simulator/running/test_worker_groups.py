@@ -8,7 +8,8 @@ from tests.simulator.running.harness import Told, plan, run
 
 from mqttprov_simulator.running.values import Failure
 from mqttprov_simulator.scenario.model import Action, Constant, Group, Life, Profile, Stop, Token
-from mqttprov_simulator.targets.embedded import EmbeddedTarget, embedded
+from mqttprov_simulator.targets.embedded import embedded
+from mqttprov_simulator.targets.own_target import OwnTarget
 
 _SOON = Constant(rate_per_s=200)
 _LATER = Constant(rate_per_s=200, begins_s=1.0)
@@ -34,7 +35,7 @@ SCENARIO = plan(
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[EmbeddedTarget]:
+def target() -> Iterator[OwnTarget]:
     """Our own broker, for all tests here."""
     with embedded(SCENARIO) as target:
         yield target
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("worker")
 
 
-async def test_all_kinds_of_groups_end_as_the_scenario_expects(target: EmbeddedTarget, folder: Path) -> None:
+async def test_all_kinds_of_groups_end_as_the_scenario_expects(target: OwnTarget, folder: Path) -> None:
     """P1 and P3 from the outside: everybody expected is in, clones are not, a capped token gives what it has."""
     told = await run(SCENARIO, target.endpoints, tokens=target.tokens, operator=target.operator, directory=str(folder))
     recording = told.recording
@@ -84,7 +85,7 @@ def _look_at_lives(told: Told) -> None:
     assert not [reason for reason in told.recording.lost_connections if "RPC" in reason or "operator" in reason]
 
 
-async def test_an_operators_acts_excuse_what_they_lead_to(target: EmbeddedTarget, tmp_path: Path) -> None:
+async def test_an_operators_acts_excuse_what_they_lead_to(target: OwnTarget, tmp_path: Path) -> None:
     """Suspended devices are not missed; that theirs still work although nobody suspended them is seen (P7)."""
     group = Group(name="suspended", gateways=2, arrivals=_SOON)
     suspend = Action(kind="suspend-devices", at_s=0.1, groups=("suspended",))
@@ -101,7 +102,7 @@ async def test_an_operators_acts_excuse_what_they_lead_to(target: EmbeddedTarget
         (Group(name="line", gateways=1, arrivals=_SOON, life=Life(rpc_every_s=1)), "no operator"),
     ],
 )
-async def test_what_the_target_lacks_is_one_clear_failure(target: EmbeddedTarget, group: Group, says: str) -> None:
+async def test_what_the_target_lacks_is_one_clear_failure(target: OwnTarget, group: Group, says: str) -> None:
     """Before any gateway begins."""
     told = await run(plan(group), target.endpoints, tokens=target.tokens)
     assert isinstance(told.end, Failure)

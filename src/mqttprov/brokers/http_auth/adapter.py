@@ -1,13 +1,12 @@
 """What every adapter is: a broker's way to ask and to be answered. Also what they share in reading its questions."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from mqttprov.brokers.http_auth.desk import Desk
 
-MAX_CLIENT_ID_CHARS: Final = 1024
 T = TypeVar("T")
 
 
