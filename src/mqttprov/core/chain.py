@@ -138,7 +138,7 @@ def _let_in(facts: Facts, token: Token, known: DeviceFacts, credential: Credenti
     if older:
         effects.append(SupersedeCredentials(device.id, device.fold, older))
     for effect in effects:
-        facts.apply(effect)
+        effect.apply(facts)
     event = Event(
         EventKind.REPROVISIONED if credential.generation > 1 else EventKind.PROVISIONED,
         now_ms,

@@ -304,8 +304,8 @@ def _answer(
     token, context = case.token, case.context
     ref, owner = context.ref, device.owner
     for effect in effects:
-        case.facts.apply(effect)
-    counted = any(isinstance(effect, CountRegistration) for effect in effects)
+        effect.apply(case.facts)
+    counted = CountRegistration in map(type, effects)
     event = Event(
         kind,
         context.now_ms,
