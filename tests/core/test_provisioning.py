@@ -181,7 +181,7 @@ def test_pre_provisioned_devices_only(make_world: WorldMaker) -> None:
     world = make_world(strategy=Strategy.PRE_PROVISIONED)
     assert reason_of(world, world.request()) is Reason.NOT_PRE_PROVISIONED
     device = Device("id-1", "gw-1", "gw-1", 1, LifecycleState.MANUFACTURED, 1, labels={"batch": "9"})
-    world.facts.apply(CreateDevice(device))
+    CreateDevice(device).apply(world.facts)
     assert world.grant(world.request()).device_id == "id-1"
     assert world.device().device.labels == {"batch": "9"}
     assert world.events[-1].kind is EventKind.PROVISIONED

@@ -40,7 +40,7 @@ def passed_on(facts: Facts, known: DeviceFacts, by: By) -> Change:
     """Offer, and change the owner as completing it does."""
     change = offered(facts, known, by)
     effect = ChangeOwner(known.device.id, known.device.fold, "globex", NOW_MS)
-    facts.apply(effect)
+    effect.apply(facts)
     return Change((*change.effects, effect), change.event)
 
 

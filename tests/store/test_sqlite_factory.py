@@ -43,7 +43,7 @@ def test_a_factory_certificate_is_found_by_its_key_and_by_the_devices_name(tmp_p
     device = Device("id-1", "GW-1", "gw-1", profile.id, LifecycleState.MANUFACTURED, 1, factory_key="hash")
     facts = Facts({}, {}, {})
     effect = CreateDevice(device)
-    facts.apply(effect)
+    effect.apply(facts)
     with store.write() as transaction:
         transaction.write(facts, [effect])
     reader = store.reader()

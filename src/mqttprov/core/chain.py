@@ -137,7 +137,7 @@ def _let_in(facts: Facts, token: Token, known: DeviceFacts, credential: Credenti
     if older:
         effects.append(SupersedeCredentials(device.id, device.fold, older))
     for effect in effects:
-        facts.apply(effect)
+        effect.apply(facts)
     kind = EventKind.REPROVISIONED if credential.generation > 1 else EventKind.PROVISIONED
     event = issued_event(kind, context, token, device, credential, effects, BY_CHAIN)
     login = login_with(LoginFacts(credential, facts.devices[device.fold].device, token.profile))

@@ -184,5 +184,5 @@ def _event(kind: EventKind, known: DeviceFacts, by: By, state: LifecycleState) -
 
 def _changed(facts: Facts, effects: list[Effect], event: Event) -> Change:
     for effect in effects:
-        facts.apply(effect)
+        effect.apply(facts)
     return Change(tuple(effects), event)

@@ -33,6 +33,10 @@ class CreateDevice(msgspec.Struct, frozen=True):
 
     device: Device
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        facts.devices[self.device.fold] = DeviceFacts(self.device, [], set(), 0)
+
 
 class ProvisionDevice(msgspec.Struct, frozen=True):
     """A device was given credentials: its state moves on and it takes over labels and the token that did it."""
@@ -44,6 +48,12 @@ class ProvisionDevice(msgspec.Struct, frozen=True):
     token_id: int
     gateway: bool
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        device = facts.devices[self.fold].device
+        device.state, device.labels = self.state, self.labels
+        device.token_id, device.gateway = self.token_id, self.gateway
+
 
 class CountRegistration(msgspec.Struct, frozen=True, gc=False):
     """A token is used for a device for the first time; this never comes back (words.md)."""
@@ -54,12 +64,25 @@ class CountRegistration(msgspec.Struct, frozen=True, gc=False):
     fold: str
     at_ms: int
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        token = facts.tokens[self.token_key]
+        token.used += 1
+        facts.devices[self.fold].registered_by.add(token.id)
+
 
 class IssueCredential(msgspec.Struct, frozen=True):
     """The next generation of a device's credential."""
 
     fold: str
     credential: Credential
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        known, credential = facts.devices[self.fold], self.credential
+        known.credentials.append(credential)
+        known.last_generation = credential.generation
+        facts.logins[credential.login_key] = credential.device_id
 
 
 class SupersedeCredentials(msgspec.Struct, frozen=True):
@@ -68,6 +91,20 @@ class SupersedeCredentials(msgspec.Struct, frozen=True):
     device_id: str
     fold: str
     generations: tuple[int, ...]
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        known = facts.devices[self.fold]
+        for credential in known.credentials:
+            if credential.generation in self.generations:
+                credential.status = CredentialStatus.SUPERSEDED
+                facts.logins.pop(credential.login_key, None)
+                facts.ended.add(credential.login_key)
+                if known.device.transfer is not None:
+                    known.ended.append(credential)
+        known.credentials = [c for c in known.credentials if c.generation not in self.generations]
+        # Generations of one device may share a login with different passwords.
+        facts.logins.update((c.login_key, known.device.id) for c in known.credentials)
 
 
 class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +115,16 @@ class ActivateCredential(msgspec.Struct, frozen=True, gc=False):
     generation: int
     at_ms: int
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        known = facts.devices[self.fold]
+        known.device.state = transition(known.device.state, LifecycleEvent.FIRST_LOGIN)
+        known.device.last_seen_ms = self.at_ms
+        for credential in known.credentials:
+            if credential.generation == self.generation:
+                credential.status = CredentialStatus.ACTIVE
+                credential.first_login_ms = self.at_ms
+
 
 class ChangeState(msgspec.Struct, frozen=True, gc=False):
     """An operator moved the device to another lifecycle state."""
@@ -85,6 +132,10 @@ class ChangeState(msgspec.Struct, frozen=True, gc=False):
     device_id: str
     fold: str
     state: LifecycleState
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        facts.devices[self.fold].device.state = self.state
 
 
 class SetLabels(msgspec.Struct, frozen=True):
@@ -94,6 +145,10 @@ class SetLabels(msgspec.Struct, frozen=True):
     fold: str
     labels: dict[str, str]
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        facts.devices[self.fold].device.labels = self.labels
+
 
 class ReleaseName(msgspec.Struct, frozen=True, gc=False):
     """A tombstone gives up its name: from now on it is known by `name`, which no device can ask for."""
@@ -101,6 +156,12 @@ class ReleaseName(msgspec.Struct, frozen=True, gc=False):
     device_id: str
     fold: str
     name: str
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        known = facts.devices.pop(self.fold)
+        known.device.name = known.device.fold = self.name
+        facts.devices[self.name] = known
 
 
 class RequestRotation(msgspec.Struct, frozen=True, gc=False):
@@ -110,6 +171,10 @@ class RequestRotation(msgspec.Struct, frozen=True, gc=False):
     fold: str
     generation: int | None
 
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        facts.devices[self.fold].device.rotate_from = self.generation
+
 
 class SetTransfer(msgspec.Struct, frozen=True, gc=False):
     """The device is offered to another owner; None: it no longer is."""
@@ -117,6 +182,10 @@ class SetTransfer(msgspec.Struct, frozen=True, gc=False):
     device_id: str
     fold: str
     transfer: Transfer | None
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        facts.devices[self.fold].device.transfer = self.transfer
 
 
 class ChangeOwner(msgspec.Struct, frozen=True, gc=False):
@@ -126,6 +195,12 @@ class ChangeOwner(msgspec.Struct, frozen=True, gc=False):
     fold: str
     owner: str
     transferred_ms: int | None
+
+    def apply(self, facts: "Facts") -> None:
+        """Make it visible to the next decision."""
+        device = facts.devices[self.fold].device
+        device.owner, device.transfer = self.owner, None
+        device.transferred_ms = self.transferred_ms or device.transferred_ms
 
 
 Effect = (
@@ -155,65 +230,3 @@ class Facts(msgspec.Struct):
     logins: dict[str, str]
     profiles: dict[int, Profile] = {}
     ended: set[str] = set()
-
-    def apply(self, effect: Effect) -> None:
-        """Make the effect visible to the next decision in the same transaction."""
-        match effect:
-            case CreateDevice(device):
-                self.devices[device.fold] = DeviceFacts(device, [], set(), 0)
-            case IssueCredential(fold, credential):
-                facts = self.devices[fold]
-                facts.credentials.append(credential)
-                facts.last_generation = credential.generation
-                self.logins[credential.login_key] = credential.device_id
-            case CountRegistration(_, token_key, _, fold, _):
-                token = self.tokens[token_key]
-                token.used += 1
-                self.devices[fold].registered_by.add(token.id)
-            case ProvisionDevice():
-                device = self.devices[effect.fold].device
-                device.state, device.labels = effect.state, effect.labels
-                device.token_id, device.gateway = effect.token_id, effect.gateway
-            case SupersedeCredentials(_, fold, generations):
-                self._supersede(self.devices[fold], generations)
-            case ActivateCredential(_, fold, generation, at_ms):
-                facts = self.devices[fold]
-                facts.device.state = transition(facts.device.state, LifecycleEvent.FIRST_LOGIN)
-                facts.device.last_seen_ms = at_ms
-                for credential in facts.credentials:
-                    if credential.generation == generation:
-                        credential.status = CredentialStatus.ACTIVE
-                        credential.first_login_ms = at_ms
-            case ChangeState(_, fold, state):
-                self.devices[fold].device.state = state
-            case ReleaseName(_, fold, name):
-                facts = self.devices.pop(fold)
-                facts.device.name = facts.device.fold = name
-                self.devices[name] = facts
-            case SetLabels() | RequestRotation() | SetTransfer() | ChangeOwner():
-                _note(self.devices[effect.fold].device, effect)
-
-    def _supersede(self, facts: DeviceFacts, generations: tuple[int, ...]) -> None:
-        for credential in facts.credentials:
-            if credential.generation in generations:
-                credential.status = CredentialStatus.SUPERSEDED
-                self.logins.pop(credential.login_key, None)
-                self.ended.add(credential.login_key)
-                if facts.device.transfer is not None:
-                    facts.ended.append(credential)
-        facts.credentials = [c for c in facts.credentials if c.generation not in generations]
-        # Generations of one device may share a login with different passwords.
-        self.logins.update((c.login_key, facts.device.id) for c in facts.credentials)
-
-
-def _note(device: Device, effect: SetLabels | RequestRotation | SetTransfer | ChangeOwner) -> None:
-    match effect:
-        case SetLabels():
-            device.labels = effect.labels
-        case RequestRotation():
-            device.rotate_from = effect.generation
-        case SetTransfer():
-            device.transfer = effect.transfer
-        case ChangeOwner():
-            device.owner, device.transfer = effect.owner, None
-            device.transferred_ms = effect.transferred_ms or device.transferred_ms

@@ -239,7 +239,7 @@ def activate(
     if older:
         effects.append(SupersedeCredentials(device.id, fold, older))
     for effect in effects:
-        facts.apply(effect)
+        effect.apply(facts)
     event = Event(
         EventKind.ACTIVATED,
         now_ms,

@@ -303,7 +303,7 @@ def _answer(
 ) -> Decision:
     ref, owner = case.context.ref, device.owner
     for effect in effects:
-        case.facts.apply(effect)
+        effect.apply(case.facts)
     shown = BY_FACTORY_IDENTITY if case.asked.standing.factory else None
     event = issued_event(kind, case.context, case.token, device, credential, effects, shown)
     if transferred := kind is EventKind.TRANSFER_COMPLETED:
@@ -321,7 +321,7 @@ def issued_event(
     shown: str | None,
 ) -> Event:
     """Give the event of a credential whose effects are applied; `shown`: by what, if not by key and secret."""
-    counted = any(isinstance(effect, CountRegistration) for effect in effects)
+    counted = CountRegistration in map(type, effects)
     return Event(
         kind,
         context.now_ms,

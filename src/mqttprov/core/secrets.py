@@ -21,6 +21,7 @@ KEY_ENTROPY_BYTES: Final = 15
 ID_ENTROPY_BYTES: Final = 10
 MASTER_KEY_BYTES: Final = 32
 REFERENCE_ENTROPY_BYTES: Final = 8
+_BLOCK_BYTES: Final = 64  # of SHA-256
 _CLAIM_CODE: Final = re.compile(f"{CLAIM_CODE_PREFIX}[a-z2-7]{{{SECRET_ENTROPY_BYTES * 8 // 5}}}")
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
@@ -53,6 +54,24 @@ def split_claim_code(text: str) -> tuple[str, str | None]:
     return (secret, code) if colon and _CLAIM_CODE.fullmatch(code) else (text, None)
 
 
+class _Hmac:
+    """HMAC-SHA256 (RFC 2104) with one key, which is hashed once: `hmac` takes more than twice as long, key or copy."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        block = (hashlib.sha256(key).digest() if len(key) > _BLOCK_BYTES else key).ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def of(self, message: bytes) -> bytes:
+        """Give the keyed hash of a message."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
 class Keys:
     """The two master keys (32 bytes each) and everything that is computed with them.
 
@@ -65,24 +84,19 @@ class Keys:
     def __init__(self, *, pepper: bytes, issuing_key: bytes) -> None:
         if len(pepper) < MASTER_KEY_BYTES or len(issuing_key) < MASTER_KEY_BYTES:
             raise ValueError(f"pepper and issuing key need {MASTER_KEY_BYTES} bytes each")
-        # Keyed once and copied for each hash: to key them anew costs twice as much as the hash itself.
-        self._pepper = hmac.new(pepper, digestmod="sha256")
-        self._issuing_key = hmac.new(issuing_key, digestmod="sha256")
+        self._pepper = _Hmac(pepper)
+        self._issuing_key = _Hmac(issuing_key)
 
     def __repr__(self) -> str:
         return "Keys(***)"
 
     def mac(self, *parts: str) -> str:
         """Give the keyed hash (hex) of the parts; the first part says what it is for, so that uses never mix."""
-        keyed = self._pepper.copy()
-        keyed.update(_join(parts))
-        return keyed.hexdigest()
+        return self._pepper.of(_join(parts)).hex()
 
     def derive(self, *parts: str) -> bytes:
         """Derive 20 secret bytes from the issuing key; the same parts give the same bytes."""
-        keyed = self._issuing_key.copy()
-        keyed.update(_join(parts))
-        return keyed.digest()[:SECRET_ENTROPY_BYTES]
+        return self._issuing_key.of(_join(parts))[:SECRET_ENTROPY_BYTES]
 
     def derived_access_token(self, device_id: str, generation: int) -> str:
         """Give the access token that we make for this generation of a device (34 characters)."""

@@ -59,7 +59,7 @@ class Administration(ProfileActions, DeviceImport, DeviceLabels):
                 labels=labels,
             )
             effect = CreateDevice(device)
-            facts.apply(effect)
+            effect.apply(facts)
             transaction.write(facts, [effect])
             transaction.append(
                 [self._event(EventKind.DEVICE_CREATED, profile=found.name, device=name, device_id=device.id,

@@ -165,7 +165,7 @@ class DeviceImport(Acting):
             factory_key=line.factory_key,
         )
         batch.effects.append(CreateDevice(device))
-        batch.facts.apply(batch.effects[-1])
+        batch.effects[-1].apply(batch.facts)
         batch.events.append(
             self._event(EventKind.DEVICE_CREATED, profile=profile.name, device=name, device_id=device.id,
                         state=device.state)

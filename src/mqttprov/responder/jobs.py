@@ -167,8 +167,16 @@ class BatchProcessor:
         Logins are read together first: one question to the store refreshes its cache once, not for each of them. What
         writes, first logins included, is one transaction; without it nobody waits for the write lock.
         """
-        logins = [job for job in jobs if isinstance(job, LoginJob)]
-        writing: list[Job] = [job for job in jobs if not isinstance(job, LoginJob | RecogniseJob)]
+        logins: list[LoginJob] = []
+        asking: list[RecogniseJob] = []
+        writing: list[Job] = []
+        for job in jobs:
+            if type(job) is LoginJob:
+                logins.append(job)
+            elif type(job) is RecogniseJob:
+                asking.append(job)
+            else:
+                writing.append(job)
         deliveries: list[Delivery] = []
         for job, login in zip(logins, self._decide_logins(logins), strict=True):
             if isinstance(login, ChainArrival):
@@ -177,7 +185,7 @@ class BatchProcessor:
                 writing.append(ActivationJob(login.fold, login.principal.generation, job.source, _told(job, login)))
             else:
                 deliveries.append((job.done, login))
-        deliveries += self._recognise([job for job in jobs if isinstance(job, RecogniseJob)])
+        deliveries += self._recognise(asking)
         return deliveries + self._write(writing) if writing else deliveries
 
     def _recognise(self, jobs: Sequence[RecogniseJob]) -> list[Delivery]:
@@ -277,7 +285,9 @@ class BatchProcessor:
     def _decide(job: ProvisionJob, facts: Facts, context: Context, batch: "_Batch") -> None:
         request = job.request
         decision = (
-            decide_malformed(request, context) if isinstance(request, Malformed) else decide(request, facts, context)
+            decide(request, facts, context)
+            if isinstance(request, ProvisionRequest)
+            else decide_malformed(request, context)
         )
         batch.add(decision.effects, decision.event, (job.done, decision.outcome))
 
@@ -287,18 +297,20 @@ class BatchProcessor:
         logins: set[str] = set()
         certificates: set[str] = set()
         for job, piece in zip(jobs, pieces, strict=True):
-            if isinstance(job, ActivationJob):
+            if isinstance(job, ProvisionJob):
+                request = job.request
+                if isinstance(request, ProvisionRequest):
+                    token_keys.add(request.key)
+                    logins.update(claimed_login_keys(request, self._keys))
+                    name = lookup_fold(request, self._keys, piece)
+                    if name is not None:
+                        folds.add(name)
+            elif isinstance(job, ActivationJob):
                 folds.add(job.fold)
             elif isinstance(job, ChainJob):
                 token_keys.add(job.arrival.token_key)
                 folds.add(job.arrival.fold)
                 certificates.add(certificate_login_key(self._keys, job.arrival.certificate.fingerprint))
-            elif isinstance(job, ProvisionJob) and not isinstance(job.request, Malformed):
-                token_keys.add(job.request.key)
-                logins.update(claimed_login_keys(job.request, self._keys))
-                name = lookup_fold(job.request, self._keys, piece)
-                if name is not None:
-                    folds.add(name)
         facts = transaction.load(token_keys, folds, logins | certificates)
         if certificates:
             facts.ended.update(transaction.reader().ended_certificates(list(certificates)))

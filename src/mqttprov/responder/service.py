@@ -16,11 +16,10 @@ from mqttprov.core.names import fold
 from mqttprov.core.requests import (
     UNPROVEN,
     FactoryIdentity,
-    Malformed,
+    Granted,
     Outcome,
     ProvisionRequest,
     Reason,
-    Refused,
     refused,
 )
 from mqttprov.core.secrets import Keys, fingerprint
@@ -157,10 +156,10 @@ class Responder:
         request, encoding = thingsboard.decode(payload, keyless=factory is not None and factory.suffices)
         if factory is not None and isinstance(request, ProvisionRequest):
             request = asked_by(factory, request)
-        key = "" if isinstance(request, Malformed) else request.key
+        key = request.key if isinstance(request, ProvisionRequest) else ""
 
         def done(outcome: Outcome) -> None:
-            if isinstance(outcome, Refused) and outcome.reason in UNPROVEN:
+            if not isinstance(outcome, Granted) and outcome.reason in UNPROVEN:
                 self._limiter.refused(source, key, self._now_s())
             reply(self._encode(outcome, encoding), outcome)
 

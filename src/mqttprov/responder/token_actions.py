@@ -207,7 +207,7 @@ class TokenActions(Acting):
             events: list[Event] = []
             for device in (known.device for known in facts.devices.values() if _may_suspend(known.device.state)):
                 effects.append(ChangeState(device.id, device.fold, transition(device.state, LifecycleEvent.SUSPEND)))
-                facts.apply(effects[-1])
+                effects[-1].apply(facts)
                 events.append(
                     self._event(EventKind.SUSPENDED, device=device.name, device_id=device.id, profile=token.profile,
                                 token=token.name, key=token.key, state=device.state, reason="token-revoked")

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -64,6 +64,10 @@ Row = tuple[Any, ...]
 _R = TypeVar("_R", bound=msgspec.Struct)
 _T = TypeVar("_T")
 
+# An enumeration looks a value up six times slower.
+_state = cache(LifecycleState)
+_type = cache(CredentialsType)
+_status = cache(CredentialStatus)
 _labels = msgspec.json.Decoder(dict[str, str]).decode
 _words = msgspec.json.Decoder(tuple[str, ...]).decode
 _sources = msgspec.json.Decoder(list[str | None]).decode
@@ -104,7 +108,7 @@ def device_from_row(row: Row) -> Device:
         name,
         fold_,
         profile_id,
-        LifecycleState(state),
+        _state(state),
         created_ms,
         token_id,
         owner,
@@ -126,10 +130,10 @@ def credential_from_row(row: Row) -> Credential:
     return Credential(
         device_id,
         generation,
-        CredentialsType(type_),
+        _type(type_),
         login_key,
         proof,
-        CredentialStatus(status),
+        _status(status),
         verifier,
         username,
         client_id,

@@ -1,14 +1,16 @@
 """The write transaction of the SQLite store. Opening and migrations are in `sqlite`, questions in `sqlite_reader`.
 
 A batch is written with few, large statements: each step of the engine gives up Python's global lock, and getting it
-back from a busy event loop costs far more than the rows themselves.
+back from a busy event loop costs far more than the rows themselves. Rows hold plain text and numbers, for Python asks
+at length how to bind anything else, None and booleans included.
 """
 
-import operator
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain as flatten
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,29 +56,32 @@ _TABLES: Final = {
     "public_key, supplied, issued_ms, first_login_ms",
     "audit_event": "seq, at_ms, kind, device_id, body, hash",
 }
+_COLUMNS: Final = {table: columns.split(", ") for table, columns in _TABLES.items()}
 
 _encode = msgspec.json.Encoder().encode
-_credential_row = operator.attrgetter(*_TABLES["credential"].split(", "))  # the columns are named like the fields
 
 
 def _json(value: Any) -> str:
     return _encode(value).decode()
 
 
-def _insert_statement(table: str, rows: int) -> str:
-    columns = _TABLES[table]
-    one = f"({', '.join('?' * (columns.count(',') + 1))})"
-    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names from the table above
-
-
-_INSERTS: Final = {(table, size): _insert_statement(table, size) for table in _TABLES for size in _CHUNKS}
+@lru_cache(maxsize=256)
+def _insert_statement(table: str, columns: tuple[str, ...], rows: int) -> str:
+    one = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names from the table above
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows; what none of them has is not mentioned, because to bind NULL costs four times as much as a value."""
+    if not rows:
+        return
+    held = [any(value is not None for value in column) for column in zip(*rows, strict=True)]
+    columns = tuple(compress(_COLUMNS[table], held))
     done = 0
     for size in _CHUNKS:
         while len(rows) - done >= size:
-            connection.execute(_INSERTS[table, size], tuple(flatten.from_iterable(rows[done : done + size])))
+            values = flatten.from_iterable([compress(row, held) for row in rows[done : done + size]])
+            connection.execute(_insert_statement(table, columns, size), tuple(values))
             done += size
 
 
@@ -121,7 +126,7 @@ class SqliteTransaction:
         changed: dict[str, Device] = {}
         issued: dict[tuple[str, int], Credential] = {}
         ended: set[tuple[str, int]] = set()
-        activated: dict[tuple[str, int], int] = {}
+        activated: dict[tuple[int, int, str], list[str]] = {}
         registrations: list[tuple[str, int, int]] = []
         for effect in effects:
             match effect:
@@ -130,33 +135,41 @@ class SqliteTransaction:
                 case IssueCredential(fold_, credential):
                     issued[credential.device_id, credential.generation] = credential
                     changed[fold_] = facts.devices[fold_].device
-                case ProvisionDevice() | ChangeState() | SetLabels():
-                    changed[effect.fold] = facts.devices[effect.fold].device
                 case CountRegistration(token_id, _, device_id, _, at_ms):
                     registrations.append((device_id, token_id, at_ms))
+                case ActivateCredential(device_id, fold_, generation, at_ms):
+                    state = str(facts.devices[fold_].device.state)
+                    activated.setdefault((generation, at_ms, state), []).append(device_id)
+                case ProvisionDevice() | ChangeState() | SetLabels():
+                    changed[effect.fold] = facts.devices[effect.fold].device
                 case SupersedeCredentials(device_id, _, generations):
                     ended.update((device_id, generation) for generation in generations)
-                case ActivateCredential(device_id, fold_, generation, at_ms):
-                    activated[device_id, generation] = at_ms
-                    changed[fold_] = facts.devices[fold_].device
-                case ReleaseName(device_id, _, name):
-                    self._connection.execute(STATEMENTS["release_name"], (device_id, name))
-                case RequestRotation(device_id, _, generation):
-                    self._connection.execute(STATEMENTS["request_rotation"], (device_id, generation))
-                case SetTransfer(device_id, _, offer):
-                    code = (offer.to_owner, offer.code, offer.expires_ms) if offer else (None, None, None)
-                    self._connection.execute(STATEMENTS["set_transfer"], (device_id, *code))
-                case ChangeOwner(device_id, _, owner, transferred_ms):
-                    self._connection.execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
+                case _:
+                    self._write_one(effect)
         _insert(self._connection, "device", [self._device_row(d, facts) for d in created.values()])
         moved = [self._device_row(d, facts) for fold_, d in changed.items() if fold_ not in created]
-        self._change("update_devices", [(r[0], r[4], r[7], r[5], int(r[8]), r[10], r[13]) for r in moved])
+        self._change("update_devices", [(r[0], r[4], r[7], r[5], r[8], r[10], r[13]) for r in moved])
         # Ended and activated generations first: a new one may take over a login key that is free only then.
-        self._change("activate_credentials", [(*place, at) for place, at in activated.items() if place not in issued])
+        for (generation, at_ms, state), device_ids in activated.items():
+            self._activate(device_ids, generation, at_ms, state)
         self._change("end_credentials", [place for place in ended if place not in issued])
-        _insert(self._connection, "credential", [_credential_row(c) for c in issued.values()])
+        _insert(self._connection, "credential", [self._credential_row(c) for c in issued.values()])
         _insert(self._connection, "registration", registrations)
         self._use_tokens(registrations)
+
+    def _write_one(self, effect: ReleaseName | RequestRotation | SetTransfer | ChangeOwner) -> None:
+        """Write what operators do to one device, and what is too rare to be gathered."""
+        execute = self._connection.execute
+        match effect:
+            case ReleaseName(device_id, _, name):
+                execute(STATEMENTS["release_name"], (device_id, name))
+            case RequestRotation(device_id, _, generation):
+                execute(STATEMENTS["request_rotation"], (device_id, generation))
+            case SetTransfer(device_id, _, offer):
+                code = (offer.to_owner, offer.code, offer.expires_ms) if offer else (None, None, None)
+                execute(STATEMENTS["set_transfer"], (device_id, *code))
+            case ChangeOwner(device_id, _, owner, transferred_ms):
+                execute(STATEMENTS["change_owner"], (device_id, owner, transferred_ms))
 
     @staticmethod
     def _device_row(device: Device, facts: Facts) -> tuple[Any, ...]:
@@ -166,11 +179,11 @@ class SqliteTransaction:
             device.name,
             device.fold,
             device.profile_id,
-            device.state,
+            str(device.state),
             device.token_id,
             device.owner,
             _json(device.labels),
-            device.gateway,
+            int(device.gateway),
             device.created_ms,
             last_generation,
             device.claim,
@@ -178,9 +191,34 @@ class SqliteTransaction:
             device.last_seen_ms,
         )
 
+    @staticmethod
+    def _credential_row(credential: Credential) -> tuple[Any, ...]:
+        return (
+            credential.device_id,
+            credential.generation,
+            str(credential.type),
+            int(credential.ended),
+            credential.login_key,
+            credential.verifier,
+            credential.proof,
+            credential.username,
+            credential.client_id,
+            credential.certificate,
+            credential.public_key,
+            int(credential.supplied),
+            credential.issued_ms,
+            credential.first_login_ms,
+        )
+
     def _change(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
             self._connection.execute(STATEMENTS[statement], (_json(rows),))
+
+    def _activate(self, device_ids: list[str], generation: int, at_ms: int, state: str) -> None:
+        """Note the first login of many devices, all with the same generation; what is not stored yet comes with it."""
+        ids = _json(device_ids)
+        self._connection.execute(STATEMENTS["activate_devices"], (state, at_ms, ids))
+        self._connection.execute(STATEMENTS["activate_credentials"], (generation, at_ms, ids))
 
     def _use_tokens(self, registrations: list[tuple[str, int, int]]) -> None:
         uses: dict[int, list[int]] = {}
@@ -201,7 +239,9 @@ class SqliteTransaction:
             stored, self._head = chain(self._head, event)
             chained.append(stored)
         _insert(
-            self._connection, "audit_event", [(e.seq, e.at_ms, e.kind, e.device_id, e.body, e.hash) for e in chained]
+            self._connection,
+            "audit_event",
+            [(e.seq, e.at_ms, str(e.kind), e.device_id, e.body, e.hash) for e in chained],
         )
         return chained
 

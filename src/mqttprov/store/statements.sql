@@ -63,11 +63,13 @@ UPDATE device SET owner = ?2, transferred_ms = coalesce(?3, transferred_ms),
                   transfer_to = NULL, transfer_code = NULL, transfer_expires_ms = NULL
 WHERE id = ?1;
 
+-- name: activate_devices
+UPDATE device SET state = ?1, last_seen_ms = ?2 WHERE id IN (SELECT value FROM json_each(?3));
+
 -- Two statements, because no index mentions what the first one changes, and first logins are many.
 -- name: activate_credentials
-UPDATE credential SET first_login_ms = j.at_ms
-FROM (SELECT value ->> 0 AS device_id, value ->> 1 AS generation, value ->> 2 AS at_ms FROM json_each(?)) AS j
-WHERE credential.device_id = j.device_id AND credential.generation = j.generation;
+UPDATE credential SET first_login_ms = ?2
+WHERE generation = ?1 AND device_id IN (SELECT value FROM json_each(?3));
 
 -- name: end_credentials
 UPDATE credential SET ended = 1

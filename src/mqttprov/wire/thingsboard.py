@@ -26,7 +26,6 @@ from mqttprov.core.requests import (
     Malformed,
     Outcome,
     ProvisionRequest,
-    Refused,
     Status,
     SuppliedCertificate,
     SuppliedCsr,
@@ -290,25 +289,25 @@ _ENCODE: Final[dict[Encoding, Callable[[object], bytes]]] = {
 
 def encode(outcome: Outcome, encoding: Encoding, *, server_time_ms: int) -> bytes:
     """Write an outcome. The bytes of NOT_FOUND differ only in `ref` and `serverTime`, whatever the reason was."""
-    if isinstance(outcome, Refused):
+    if isinstance(outcome, Granted):
         return _ENCODE[encoding](
-            _Refusal(
-                error_msg=outcome.text,
-                status=outcome.status,
-                ref=outcome.ref,
-                retry_after=msgspec.UNSET if outcome.retry_after_s is None else outcome.retry_after_s,
-                server_time=server_time_ms,
+            _Success(
+                _credentials_value(outcome),
+                outcome.type,
+                outcome.status,
+                outcome.device_name,
+                outcome.device_id,
+                outcome.ref,
+                server_time_ms,
             )
         )
     return _ENCODE[encoding](
-        _Success(
-            _credentials_value(outcome),
-            outcome.type,
-            outcome.status,
-            outcome.device_name,
-            outcome.device_id,
-            outcome.ref,
-            server_time_ms,
+        _Refusal(
+            error_msg=outcome.text,
+            status=outcome.status,
+            ref=outcome.ref,
+            retry_after=msgspec.UNSET if outcome.retry_after_s is None else outcome.retry_after_s,
+            server_time=server_time_ms,
         )
     )
 
