@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections import Counter as Counted
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from mqttprov.core.login import Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import OperatorRole
 from mqttprov.core.requests import Reason, Refused
 from mqttprov.responder import pipeline
-from mqttprov.responder.limiter import PER_SOURCE
+from mqttprov.responder.limiter import PER_SOURCE, PER_SOURCE_AND_KEY
 
 
 def log_in(counter: Counter, username: str | None, password: str | None = None, client_id: str = "") -> list[Login]:
@@ -70,10 +71,8 @@ class TestRequests:
         """Refused attempts lock their source out; what was turned away is one event with a count (P5, P9)."""
         counter = Counter(desk)
         guess = counter.payload(provisionDeviceSecret="guess")
-        for _ in range(PER_SOURCE.burst):
-            counter.ask(guess.replace(b'"provisionDeviceKey":"', b'"provisionDeviceKey":"%d-' % len(counter.waiting)))
-            while counter.waiting:
-                counter.waiting.pop(0)()
+        for number in range(PER_SOURCE.burst):
+            counter.ask(guess.replace(b'"provisionDeviceKey":"', b'"provisionDeviceKey":"%d-' % number))
         counter.settle()
         locked = len(counter.outcomes)
         for _ in range(3):
@@ -92,6 +91,21 @@ class TestRequests:
         (event,) = [e for e in desk.events() if e.kind == "limited"]
         assert '"count":1' in event.body
         second.responder.release()
+
+    def test_guesses_that_come_at_once_are_judged_no_further_than_the_burst(self, desk: Desk) -> None:
+        """The right secret among them as well: it is not looked at (P9)."""
+        counter = Counter(desk)
+        guess = counter.payload("gw-1", provisionDeviceSecret="guess")
+        for _ in range(2 * PER_SOURCE_AND_KEY.burst):
+            counter.ask(guess)
+        counter.ask(counter.payload("gw-1"))
+        counter.ask(counter.payload("gw-2"), source="10.0.0.2")
+        counter.settle()
+        counter.responder.release()
+        reasons = Counted(o.reason if isinstance(o, Refused) else "granted" for o in counter.outcomes)
+        burst = PER_SOURCE_AND_KEY.burst
+        assert reasons == {Reason.WRONG_SECRET: burst, Reason.LIMITED: burst + 1, "granted": 1}
+        assert Counted(event.kind for event in desk.events())["refused"] == burst
 
 
 class TestLogins:

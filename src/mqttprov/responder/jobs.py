@@ -28,10 +28,11 @@ from mqttprov.core.login import (
     recognise,
 )
 from mqttprov.core.provisioning import Context, decide, decide_malformed, lookup_fold, proves_secret
-from mqttprov.core.requests import Malformed, Outcome, ProvisionRequest, Reason, refused
+from mqttprov.core.requests import UNPROVEN, Malformed, Outcome, ProvisionRequest, Reason, Refused, refused
 from mqttprov.core.secrets import Keys
 from mqttprov.pki.inspect import BadCertificate, inspect_certificate, inspect_csr
 from mqttprov.responder.arrivals import by_certificate
+from mqttprov.responder.limiter import Ration, turned_away
 from mqttprov.store.protocol import Reader, Store, StoreUnavailable, WriteTransaction
 
 RETRY_AFTER_FAULT_S: Final = 5
@@ -40,11 +41,12 @@ _log = logging.getLogger(__name__)
 
 
 class ProvisionJob(msgspec.Struct):
-    """A request to decide. `done` gets the outcome once it is durable."""
+    """A request to decide. `done` gets the outcome once it is durable. `ration` may have it turned away instead."""
 
     request: ProvisionRequest | Malformed
     source: str
     done: Callable[[Outcome], None]
+    ration: Ration | None = None
 
 
 class LoginJob(msgspec.Struct):
@@ -283,13 +285,19 @@ class BatchProcessor:
 
     @staticmethod
     def _decide(job: ProvisionJob, facts: Facts, context: Context, batch: "_Batch") -> None:
-        request = job.request
+        request, ration = job.request, job.ration
+        if ration is not None and (wait_s := ration.wait_s()) > 0:
+            batch.add((), None, (job.done, turned_away(wait_s)))
+            return
         decision = (
             decide(request, facts, context)
             if isinstance(request, ProvisionRequest)
             else decide_malformed(request, context)
         )
-        batch.add(decision.effects, decision.event, (job.done, decision.outcome))
+        outcome = decision.outcome
+        if ration is not None and isinstance(outcome, Refused) and outcome.reason in UNPROVEN:
+            ration.refused()
+        batch.add(decision.effects, decision.event, (job.done, outcome))
 
     def _load(self, transaction: WriteTransaction, jobs: Sequence[Job], pieces: Sequence[bytes]) -> Facts:
         token_keys: set[str] = set()
@@ -323,7 +331,9 @@ class BatchProcessor:
         asking = [
             (job, piece)
             for job, piece in zip(jobs, pieces, strict=True)
-            if isinstance(job, ProvisionJob) and _needs_inspection(job.request)
+            if isinstance(job, ProvisionJob)
+            and isinstance(job.request, ProvisionRequest)
+            and (job.request.certificate or job.request.csr)
         ]
         if not asking:
             return jobs
@@ -332,7 +342,7 @@ class BatchProcessor:
         for job, piece in asking:
             request, context = job.request, Context(now_ms, piece, self._keys)
             if isinstance(request, ProvisionRequest) and proves_secret(request, facts, context):
-                inspected[id(job)] = ProvisionJob(_inspect(request, now_ms), job.source, job.done)
+                inspected[id(job)] = msgspec.structs.replace(job, request=_inspect(request, now_ms))
         return [inspected.get(id(job), job) for job in jobs]
 
     @staticmethod
@@ -373,10 +383,6 @@ def _told(job: LoginJob, login: Login) -> Callable[[bool | None], None]:
         job.done(login if ok else Login(refusal=failed))
 
     return told
-
-
-def _needs_inspection(request: ProvisionRequest | Malformed) -> bool:
-    return isinstance(request, ProvisionRequest) and (request.certificate is not None or request.csr is not None)
 
 
 def _inspect(request: ProvisionRequest, now_ms: int) -> ProvisionRequest:

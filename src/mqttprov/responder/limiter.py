@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from mqttprov.core.requests import Reason, Refused, refused
+
 
 class Limit(msgspec.Struct, frozen=True):
     """How many refused attempts may come at once, how many more each second, and how long a lock-out lasts."""
@@ -74,6 +76,29 @@ class Limiter:
         self._young[place] = bucket
         if len(self._young) > self._max_tracked // 2:
             self._old, self._young = self._young, {}
+
+
+class Ration(msgspec.Struct, frozen=True, gc=False):
+    """What the limiter has to say of one attempt, asked where it is judged: of many that come at once as well."""
+
+    limiter: Limiter
+    source: str
+    key: str
+    now_s: float
+
+    def wait_s(self) -> float:
+        """Give how long it must wait before it is looked at; 0: it may be judged."""
+        of_source = self.limiter.wait_s(self.source, "", self.now_s)
+        return max(of_source, self.limiter.wait_s(self.source, self.key, self.now_s)) if self.key else of_source
+
+    def refused(self) -> None:
+        """Count it: it was refused without having proven a secret."""
+        self.limiter.refused(self.source, self.key, self.now_s)
+
+
+def turned_away(wait_s: float) -> Refused:
+    """Give the outcome of an attempt that is not looked at, because so many from its source were refused."""
+    return refused(Reason.LIMITED, "too many refused attempts", retry_after_s=int(wait_s) + 1)
 
 
 def source_group(address: str) -> str:

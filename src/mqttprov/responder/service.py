@@ -14,7 +14,6 @@ from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
 from mqttprov.core.model import LifecycleState
 from mqttprov.core.names import fold
 from mqttprov.core.requests import (
-    UNPROVEN,
     FactoryIdentity,
     Granted,
     Outcome,
@@ -49,7 +48,7 @@ from mqttprov.responder.jobs import (
     RecordJob,
     SeenJob,
 )
-from mqttprov.responder.limiter import Limiter, source_group
+from mqttprov.responder.limiter import Limiter, Ration, source_group, turned_away
 from mqttprov.responder.outbox import Outbox
 from mqttprov.responder.pipeline import Pipeline
 from mqttprov.store.protocol import Reader, Store, StoreUnavailable
@@ -148,10 +147,12 @@ class Responder:
         `factory` is which device the session has shown to be.
         """
         now_s = self._now_s()
+        # Who is locked out is turned away before anything is read; of those that come at once the writer sees it.
         wait_s = self._limiter.wait_s(source, "", now_s)
         if wait_s > 0:
-            encoding = thingsboard.encoding_of(payload)
-            self._turn_away(source, wait_s, lambda outcome: reply(self._encode(outcome, encoding), outcome))
+            self.count(EventKind.LIMITED, source, Reason.LIMITED)
+            outcome = turned_away(wait_s)
+            reply(self._encode(outcome, thingsboard.encoding_of(payload)), outcome)
             return
         request, encoding = thingsboard.decode(payload, keyless=factory is not None and factory.suffices)
         if factory is not None and isinstance(request, ProvisionRequest):
@@ -159,23 +160,19 @@ class Responder:
         key = request.key if isinstance(request, ProvisionRequest) else ""
 
         def done(outcome: Outcome) -> None:
-            if not isinstance(outcome, Granted) and outcome.reason in UNPROVEN:
-                self._limiter.refused(source, key, self._now_s())
+            if not isinstance(outcome, Granted) and outcome.reason is Reason.LIMITED:
+                self.count(EventKind.LIMITED, source, Reason.LIMITED)
             reply(self._encode(outcome, encoding), outcome)
 
-        if key:
-            wait_s = self._limiter.wait_s(source, key, now_s)
+        ration = Ration(self._limiter, source, key, now_s)
+        wait_s = ration.wait_s()
         if wait_s > 0:
-            self._turn_away(source, wait_s, done)
-        elif not self._pipeline.submit(ProvisionJob(request, source, done)):
+            done(turned_away(wait_s))
+        elif not self._pipeline.submit(ProvisionJob(request, source, done, ration)):
             done(refused(Reason.OVERLOADED, "too many requests", retry_after_s=RETRY_AFTER_OVERLOAD_S))
 
     def _encode(self, outcome: Outcome, encoding: thingsboard.Encoding) -> bytes:
         return thingsboard.encode(outcome, encoding, server_time_ms=self._now_ms())
-
-    def _turn_away(self, source: str, wait_s: float, done: Callable[[Outcome], None]) -> None:
-        self.count(EventKind.LIMITED, source, Reason.LIMITED)
-        done(refused(Reason.LIMITED, "too many refused attempts", retry_after_s=int(wait_s) + 1))
 
     def login(self, attempt: LoginAttempt, source: str, done: Callable[[Login], None]) -> None:
         """Decide a login; `done` is called when it stands: the first with a credential after its commit."""
