@@ -244,8 +244,12 @@ class EmbeddedBroker:
                 connection.session.will = None
                 connections.append(connection)
         self.farewells.begin(event, connections)
-        body = body_of(event) if event.kind == EventKind.DECOMMISSIONED else None
-        if body is not None and body.device is not None:
+        body = body_of(event) if event.kind != EventKind.SUSPENDED else None
+        if body is None or body.device is None:
+            return
+        # Who has completed a transfer may be here already, and have retained something new.
+        here = self.sessions.of_device(event.device_id or "")
+        if event.kind == EventKind.DECOMMISSIONED or len(ended_by(event, here)) == len(here):
             self.router.forget_device(body.device)
 
     def publish_checkpoint(self, note: str) -> None:
@@ -288,6 +292,7 @@ class EmbeddedBroker:
         if isinstance(outcome, Granted) and outcome.ended_before:
             for session in older(self.sessions.of_device(outcome.device_id), outcome.ended_before):
                 self.sessions.end(session, ReasonCode.NOT_AUTHORIZED, with_will=False)
+            self.router.forget_device(outcome.device_name)
 
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""
