@@ -177,7 +177,7 @@ async def test_who_gets_a_device_or_its_name_finds_nothing_retained(broker: Runn
     await retain(device)
     await device.ping()
     assert len(broker.broker.router.retained) == 7
-    await act(life(broker).decommission, "gw-1")
+    await act(life(broker).decommission, "gw-1", wait_ms=0)
     await act(life(broker).release, "gw-1")
     await provisioned(new_owner)
     assert len(broker.broker.router.retained) == 2
