@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from tests.brokers.harness import Client, Running, ask, eventually, request_bytes
-from tests.brokers.test_device_life import act, life
+from tests.brokers.test_device_life import CALLS, act, life
 
 from mqttprov.core.model import OperatorRole, Profile
 from mqttprov.core.permissions import REQUEST_TOPIC
@@ -181,6 +181,17 @@ async def test_who_gets_a_device_or_its_name_finds_nothing_retained(broker: Runn
     await act(life(broker).release, "gw-1")
     await provisioned(new_owner)
     assert len(broker.broker.router.retained) == 2
+
+
+async def test_a_device_retains_nothing_while_it_says_farewell(broker: Running) -> None:
+    """Its session is kept for its answer alone; what it held was cleared already (P8)."""
+    device = await broker.device("gw-1")
+    await device.subscribe(CALLS)
+    retiring = asyncio.create_task(act(life(broker).decommission, "gw-1", wait_ms=300))
+    await device.message()
+    assert await device.publish(TELEMETRY, b"x", retain=True) == ReasonCode.QUOTA_EXCEEDED
+    await retiring
+    assert len(broker.broker.router.retained) == 0
 
 
 async def test_a_device_named_as_a_topic_of_all_takes_nothing_with_it(broker: Running) -> None:

@@ -176,7 +176,8 @@ class EmbeddedBroker:
             return
         message, own = self.router.message(principal, publish), is_own(principal, publish.topic)
         # A message that finds no room is delivered to who listens now, and its sender told that it is not kept.
-        kept = not message.retain or self.router.retain(principal, message, own=own)
+        retires = connection.member is not None and not connection.member.may_be_kept  # and leaves nothing behind (P8)
+        kept = not message.retain or (not retires and self.router.retain(principal, message, own=own))
         if publish.packet_id is not None:
             if kept:
                 mqtt.acknowledge(publish.packet_id)
