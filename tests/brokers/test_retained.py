@@ -1,12 +1,16 @@
 """Retained messages in a running broker: who gets them and when, `me` topics, bounds, their end."""
 
+import asyncio
+
 import pytest
 from tests.brokers.harness import Client, Running, ask, eventually, request_bytes
-from tests.brokers.test_device_life import act, life
+from tests.brokers.test_device_life import CALLS, act, life
 
 from mqttprov.core.model import OperatorRole, Profile
 from mqttprov.core.permissions import REQUEST_TOPIC
 from mqttprov.mqtt import Properties, ProtocolVersion, ReasonCode, RetainedLimits, RetainedStore, Will
+from mqttprov.responder.administration import IssuedToken
+from mqttprov.responder.token_actions import TokenChange
 
 TELEMETRY = "v1/devices/me/telemetry"
 
@@ -145,6 +149,59 @@ async def test_a_decommissioned_devices_retained_messages_are_gone(broker: Runni
     await operator.publish("v1/devices/gw-10/rpc/request/2", b"for gw-10", retain=True)
     await act(life(broker).decommission, "gw-1")
     await eventually(lambda: len(broker.broker.router.retained) == 1)
+
+
+async def test_who_gets_a_device_or_its_name_finds_nothing_retained(broker: Running) -> None:
+    """Nor on the topics that its profile names by it, whoever retained it; those of others stay (P8)."""
+    topics = ("plant/%d/#", "shared/#", "%d/#")
+    issued = broker.admin.create_profile(Profile(0, "plant", publish_topics=topics, subscribe_topics=topics))
+    new_owner = broker.admin.create_token("plant", "globex", TokenChange(), "globex")
+    operator = await broker.operator()
+
+    async def provisioned(token: IssuedToken = issued, name: str = "gw-1", **fields: str) -> Client:
+        reply = await ask(await broker.session(), request_bytes(token, name, **fields))
+        client = await broker.login(reply["credentialsValue"])
+        await client.subscribe("plant/gw-1/#", "v1/devices/me/#")
+        assert await now_here(client) == []
+        return client
+
+    async def retain(device: Client) -> None:
+        for topic in ("plant/gw-1/mine", "gw-1/x", "shared/map", TELEMETRY):
+            await device.publish(topic, b"old", retain=True)
+        for topic in ("plant/gw-1/order", "v1/devices/gw-1/attributes", "plant/gw-2/order"):
+            await operator.publish(topic, b"old", retain=True)
+
+    await retain(await provisioned())
+    offered = await asyncio.to_thread(life(broker).transfer, "gw-1", "globex")
+    device = await provisioned(new_owner, claimCode=offered.claim_code)
+    await retain(device)
+    await device.ping()
+    assert len(broker.broker.router.retained) == 7
+    await act(life(broker).decommission, "gw-1", wait_ms=0)
+    await act(life(broker).release, "gw-1")
+    await provisioned(new_owner)
+    assert len(broker.broker.router.retained) == 2
+
+
+async def test_a_device_retains_nothing_while_it_says_farewell(broker: Running) -> None:
+    """Its session is kept for its answer alone; what it held was cleared already (P8)."""
+    device = await broker.device("gw-1")
+    await device.subscribe(CALLS)
+    retiring = asyncio.create_task(act(life(broker).decommission, "gw-1", wait_ms=300))
+    await device.message()
+    assert await device.publish(TELEMETRY, b"x", retain=True) == ReasonCode.QUOTA_EXCEEDED
+    await retiring
+    assert len(broker.broker.router.retained) == 0
+
+
+async def test_a_device_named_as_a_topic_of_all_takes_nothing_with_it(broker: Running) -> None:
+    """What a profile's pattern never opens is not cleared by it either (P8)."""
+    issued = broker.admin.create_profile(Profile(0, "plant", publish_topics=("%d/#",)))
+    await ask(await broker.session(), request_bytes(issued, "v1"))
+    other = await broker.device("gw-2")
+    await other.publish(TELEMETRY, b"t", retain=True)
+    await act(life(broker).decommission, "v1")
+    assert len(broker.broker.router.retained) == 1
 
 
 async def test_a_will_may_be_retained(broker: Running) -> None:

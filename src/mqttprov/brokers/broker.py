@@ -176,7 +176,8 @@ class EmbeddedBroker:
             return
         message, own = self.router.message(principal, publish), is_own(principal, publish.topic)
         # A message that finds no room is delivered to who listens now, and its sender told that it is not kept.
-        kept = not message.retain or self.router.retain(principal, message, own=own)
+        retires = connection.member is not None and not connection.member.may_be_kept  # and leaves nothing behind (P8)
+        kept = not message.retain or (not retires and self.router.retain(principal, message, own=own))
         if publish.packet_id is not None:
             if kept:
                 mqtt.acknowledge(publish.packet_id)
@@ -244,8 +245,12 @@ class EmbeddedBroker:
                 connection.session.will = None
                 connections.append(connection)
         self.farewells.begin(event, connections)
-        body = body_of(event) if event.kind == EventKind.DECOMMISSIONED else None
-        if body is not None and body.device is not None:
+        body = body_of(event) if event.kind != EventKind.SUSPENDED else None
+        if body is None or body.device is None:
+            return
+        # Who has completed a transfer may be here already, and have retained something new.
+        here = self.sessions.of_device(event.device_id or "")
+        if event.kind == EventKind.DECOMMISSIONED or len(ended_by(event, here)) == len(here):
             self.router.forget_device(body.device)
 
     def publish_checkpoint(self, note: str) -> None:
@@ -288,6 +293,7 @@ class EmbeddedBroker:
         if isinstance(outcome, Granted) and outcome.ended_before:
             for session in older(self.sessions.of_device(outcome.device_id), outcome.ended_before):
                 self.sessions.end(session, ReasonCode.NOT_AUTHORIZED, with_will=False)
+            self.router.forget_device(outcome.device_name)
 
     def flush(self) -> None:
         """Write what sessions have to say: one write each, however many messages they got."""

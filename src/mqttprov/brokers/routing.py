@@ -12,7 +12,7 @@ import msgspec
 
 from mqttprov.brokers.sessions import Session, identity_of
 from mqttprov.core.login import Principal, Role
-from mqttprov.core.permissions import inward, is_own_topic, may_subscribe, outward, topic_of_device
+from mqttprov.core.permissions import filters_of_device, inward, is_own_topic, may_subscribe, outward
 from mqttprov.mqtt import (
     EMPTY_PROPERTIES,
     Grant,
@@ -34,6 +34,7 @@ from mqttprov.mqtt import (
     split_shared,
     validate_topic_filter,
 )
+from mqttprov.store.protocol import StoreUnavailable
 
 if TYPE_CHECKING:
     from mqttprov.brokers.broker import EmbeddedBroker
@@ -262,9 +263,21 @@ class Router:
             self.deliver(session, retained.message, granted, retain=True)
 
     def forget_device(self, name: str) -> None:
-        """Clear what is retained for and of a device, so that nobody who gets its name finds it (P8)."""
-        for each in self.retained.match(f"{topic_of_device(name)}#", self._broker.now_s()):
-            self.retained.forget(each.message.topic)
+        """Clear what is retained for and of a device, so that nobody who gets it or its name finds it (P8).
+
+        Who gets the name may be of any profile, and so count the patterns of all.
+        """
+        if not len(self.retained):
+            return
+        patterns: list[str] = []
+        try:
+            for row in self._broker.responder.chain().profiles():
+                patterns += [*row.profile.publish_topics, *row.profile.subscribe_topics]
+        except StoreUnavailable as error:
+            _log.error("what is retained for %s by the patterns of profiles is not cleared: %s", name, error)
+        for topic_filter in filters_of_device(name, patterns):
+            for each in self.retained.match(topic_filter, self._broker.now_s()):
+                self.retained.forget(each.message.topic)
 
 
 def is_own(principal: Principal, topic: str) -> bool:

@@ -4,6 +4,7 @@
 `v1/devices/<name>/...` and `v1/devices/<name>/gateway/...`, which is where operators meet them (DESIGN 5.8).
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from mqttprov.core.login import Principal, Role
@@ -28,6 +29,16 @@ def topic_of_device(name: str) -> str:
     if not name or name[0] == "$" or any(c in name for c in "+#/\0"):
         raise ValueError("this name must not become part of a topic")
     return f"{_DEVICES}{name}/"
+
+
+def filters_of_device(name: str, patterns: Iterable[str]) -> list[str]:
+    """Give the filters of all topics that a device has by its name, with these patterns of profiles.
+
+    Raises ValueError for a name that leads elsewhere.
+    """
+    own = f"{topic_of_device(name)}#"
+    named = {pattern.replace("%d", name) for pattern in patterns if "%d" in pattern}
+    return [own, *(each for each in named if not each.startswith(_NOT_BY_PATTERN))]
 
 
 def inward(principal: Principal, topic: str) -> str:
