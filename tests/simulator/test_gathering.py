@@ -47,6 +47,14 @@ def test_a_worker_that_has_ended_stands_as_it_stood() -> None:
     assert progress.states == {"online": 3, "new": 1}
 
 
+def test_the_processor_time_of_a_worker_counts_from_its_first_word() -> None:
+    """Making keys for a fleet may take seconds before the run; they are not the first second's."""
+    gathered = Gathering(scenario(), 2)
+    assert gathered.cpu == {}
+    gathered.take(_moment(1, 2.0, Second(at_s=2)))
+    assert gathered.cpu == {1: (2.0, 0.5)}
+
+
 def test_all_are_online_when_the_last_worker_says_so() -> None:
     """The moment is kept, whatever comes after it."""
     gathered = Gathering(scenario(4), 2)

@@ -21,7 +21,7 @@ class Gathering:
         self.expected: Final = scenario.expected
         self.broken: Final[Counter[str]] = Counter()  # how often each promise was seen broken
         self.recordings: Final[dict[int, Recording]] = {}
-        self.cpu: Final = dict.fromkeys(range(workers), (0.0, 0.0))  # when it was read, and what it was
+        self.cpu: Final[dict[int, tuple[float, float]]] = {}  # by worker that has spoken: when it was read, what it was
         self.all_online_at_s: float | None = None
         self._closed: Final[dict[int, Second]] = {}
         self._running: Final[dict[int, Second]] = {}
