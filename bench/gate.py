@@ -26,8 +26,9 @@ import msgspec
 import uvloop
 
 from mosquitto import PASSWORD, _build, _configure, _wait_for
-from mqttprov.brokers.gate_link import CONTROL_TOPIC, USERNAME
+from mqttprov.brokers.gate_link import CONTROL_TOPIC
 from mqttprov.brokers.responder_run import now_ms
+from mqttprov.core.credentials import RESPONDER_LOGIN
 from mqttprov.core.secrets import Keys
 from mqttprov.mqtt import ClientSession, Connect, Connected, ProtocolVersion, Published, encode
 from mqttprov.responder.state_directory import StateDirectory, initialise
@@ -136,7 +137,7 @@ def _login(port: int, connect: Connect) -> tuple[socket.socket, ClientSession]:
 
 def _kicks(port: int, devices: int, rounds: int) -> list[float]:
     """Kick device after device; give the ms from the command to the end of the device's connection."""
-    responder, session = _login(port, Connect("", username=USERNAME, password=PASSWORD.encode()))
+    responder, session = _login(port, Connect("", username=RESPONDER_LOGIN, password=PASSWORD.encode()))
     took_ms = []
     for number in range(rounds):
         device, _ = _login(port, Connect("", username=_token(number % devices)))

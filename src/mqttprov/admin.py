@@ -36,6 +36,7 @@ from mqttprov.responder.audit_proof import Checkpoints, kept_checkpoints, signed
 from mqttprov.responder.device_csv import read_devices
 from mqttprov.responder.device_import import ImportCount, ImportLine, LineFault
 from mqttprov.responder.device_life import CONFIRM_TIMEOUT_S, DeviceLife, Done, Offered
+from mqttprov.responder.doorbell import BrokerSilent, NewPasswordUnconfirmed
 from mqttprov.responder.report import report
 from mqttprov.responder.state_directory import AUDIT_PUBLIC_KEY, StateDirectory, StateError
 from mqttprov.responder.story import Story, Told, find_story
@@ -62,6 +63,7 @@ __all__ = [
     "Admin",
     "BadCheckpoint",
     "BrokenChain",
+    "BrokerSilent",
     "Chain",
     "Checkpoints",
     "Conflict",
@@ -77,6 +79,7 @@ __all__ = [
     "IssuedToken",
     "LifecycleState",
     "LineFault",
+    "NewPasswordUnconfirmed",
     "NotFound",
     "Offered",
     "OperatorRole",
@@ -170,8 +173,29 @@ class Admin(Administration):
     ) -> tuple[TokenRow, int]:
         """End a token and suspend all devices that it ever registered; their sessions have ended on return (P7)."""
         row, suspended = super().revoke_token_with_devices(name_or_key, profile, tell_progress)
-        doorbell.ring(self._state.path, self._reader.head().seq, CONFIRM_TIMEOUT_S)
+        self._ring()
         return row, suspended
+
+    def rotate_operator(self, name: str) -> str:
+        """Give an operator's login a new password, told this once; sessions under the old one have ended on return.
+
+        Raises as for `Administration`, and `NewPasswordUnconfirmed`, which has the password.
+        """
+        password = super().rotate_operator(name)
+        try:
+            self._ring()
+        except BrokerSilent as error:
+            raise NewPasswordUnconfirmed(str(error), password) from error
+        return password
+
+    def remove_operator(self, name: str) -> None:
+        """End an operator's login for good; its sessions have ended on return."""
+        super().remove_operator(name)
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wait until running brokers have acted on all that is committed. Raises `BrokerSilent`."""
+        doorbell.ring(self._state.path, self._reader.head().seq, CONFIRM_TIMEOUT_S)
 
     def profiles(self) -> list[ProfileRow]:
         """List all profiles."""

@@ -24,6 +24,7 @@ class Server(asyncio.Protocol):
         connections.append(self)
         self.session = ServerSession(ServerLimits())
         self.seen: list[tuple[str, bytes]] = []
+        self.client_id = ""
         self.acknowledges = True
         self.grants = ReasonCode.GRANTED_QOS_1  # to every filter
         self.changed = asyncio.Event()
@@ -41,7 +42,8 @@ class Server(asyncio.Protocol):
 
     def _take(self, event: ServerEvent) -> None:
         match event:
-            case ConnectReceived():
+            case ConnectReceived(connect):
+                self.client_id = connect.client_id
                 self.session.accept()
             case SubscribeReceived(subscribe):
                 self.session.suback(subscribe.packet_id, (self.grants,) * len(subscribe.subscriptions))

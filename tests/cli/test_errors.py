@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,17 @@ WRONG: list[tuple[str, int]] = [
     ("device show gw-1", 3),
     ("operator create a/b", 2),
     ("operator create anna --role king", 2),
+    ("operator create _responder", 2),
+    ("operator rotate _responder --yes", 2),
+    ("operator rotate nobody --yes", 3),
+    ("operator remove nobody --yes", 3),
     ("audit tail -n -1", 2),
     ("serve --port 70000", 2),
     ("serve --host 0.0.0.0", 2),
     ("serve --host broker.example", 2),
     ("http-auth --listen 127.0.0.1:0 --broker mqtt://127.0.0.1:1 --broker-ca ca.pem", 2),
+    ("http-auth --listen 127.0.0.1:0 --broker-ca ca.pem", 2),
+    ("swarm run soak --target foo", 2),
     ("swarm", 2),
     ("mosquitto", 2),
     ("doctor --broker mqtt://127.0.0.1:1 --tls-ca authority.pem", 2),
@@ -275,3 +282,20 @@ def test_a_closed_pipe_is_no_traceback(state: Path) -> None:
 def test_run_gives_the_status_of_this_process() -> None:
     """`run` is what the console script exits with."""
     assert run(["--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--state-dir", "", "init"), ("init", "--state", ""), ("device", "list", "--state-dir=")]
+)
+def test_a_state_directory_that_an_unset_variable_names_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """It is not the current directory: nothing is made there."""
+    result = mqttprov(*arguments)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert "--state-dir names no directory" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version_is_told() -> None:
+    """Name and version, as packages have them."""
+    result = mqttprov("--version")
+    assert result == (0, f"mqttprov {version('mqttprov')}\n", "")

@@ -21,7 +21,8 @@ FULL = Path("/dev/full")
         (("token", "create", "--name", "line", "--json"), "mqttprov token rotate"),
         (("token", "rotate", "default", "--yes"), "mqttprov token rotate"),
         (("profile", "create", "line"), "mqttprov token rotate"),
-        (("operator", "create", "anna"), "make one with another name"),
+        (("operator", "create", "anna"), "mqttprov operator rotate anna --yes"),
+        (("operator", "rotate", "ops", "--yes"), "mqttprov operator rotate ops --yes"),
         (("device", "transfer", "gw-1", "--to", "acme"), "take it back with --cancel"),
         (("device", "transfer", "gw-1", "--to", "acme", "--json"), "take it back with --cancel"),
     ],
@@ -31,6 +32,7 @@ def test_a_secret_that_cannot_be_printed_is_told_to_be_lost(
 ) -> None:
     """What was made exists, its secret is on no disk: the error says both, and what to do."""
     cli("device", "create", "gw-1", "--profile", "default")
+    cli("operator", "create", "ops")
 
     def full(_: str) -> None:
         raise OSError(28, "No space left on device")

@@ -7,6 +7,7 @@ import pytest
 from tests.responder.desk import NOW_MS, Answers, Desk
 
 from mqttprov.core.limits import MAX_REGISTRATIONS
+from mqttprov.core.login import operator_verifier
 from mqttprov.core.model import LifecycleState, OperatorRole, Profile
 from mqttprov.core.names import InvalidName
 from mqttprov.core.requests import Granted, Reason, Refused
@@ -46,6 +47,11 @@ REFUSED: list[tuple[Action, type[Exception]]] = [
     (lambda a: a.create_device("default", "gw-1", "a\nb", {}), InvalidName),
     (lambda a: a.create_device("default", "gw-1", None, {"a": "\x1b[2J"}), InvalidName),
     (lambda a: a.create_operator("", OperatorRole.OPERATOR), InvalidName),
+    (lambda a: a.create_operator("_responder", OperatorRole.OPERATOR), InvalidName),
+    (lambda a: a.rotate_operator("_responder"), InvalidName),
+    (lambda a: a.remove_operator("provision"), InvalidName),
+    (lambda a: a.rotate_operator("nobody"), NotFound),
+    (lambda a: a.remove_operator("nobody"), NotFound),
 ]
 
 
@@ -84,6 +90,27 @@ def test_secrets_are_told_once_and_show_nowhere(desk: Desk) -> None:
     assert issued.key.encode() in content
     assert issued.secret.encode() not in content
     assert password.encode() not in content
+
+
+def test_a_password_ends_when_its_login_is_rotated_removed_or_made_again(desk: Desk) -> None:
+    """Of all passwords that a name ever had the newest alone is good, and none when it is removed; each is an event."""
+    admin = desk.administration
+
+    def verifier() -> str | None:
+        with desk.state.store.write() as transaction:
+            found = transaction.reader().find_operator("anna")
+        return None if found is None else found.verifier
+
+    before = desk.events()[-1].seq
+    passwords = [admin.create_operator("anna", OperatorRole.OBSERVER)]
+    for renew in (admin.rotate_operator, lambda name: admin.create_operator(name, OperatorRole.OPERATOR)):
+        passwords.append(renew("anna"))
+        good = [verifier() == operator_verifier(desk.state.keys, "anna", each) for each in passwords]
+        assert good == [False] * (len(passwords) - 1) + [True]
+        if len(passwords) == 2:
+            admin.remove_operator("anna")
+            assert verifier() is None
+    assert desk.kinds_after(before) == ["operator-created", "operator-rotated", "operator-removed", "operator-created"]
 
 
 def test_a_name_that_several_profiles_use_must_be_told_apart(desk: Desk) -> None:

@@ -233,10 +233,10 @@ class EmbeddedBroker:
     def _end_sessions(self, event: ChainedEvent) -> None:
         """End what the event ends (P7): sessions of who is away at once, connections by way of a farewell.
 
-        None of them leaves a will: its device has lost the right to speak, and that it is offline is known.
+        None of them leaves a will: its principal has lost the right to speak, and that it is offline is known.
         """
         connections = []
-        for session in ended_by(event, self.sessions.of_device(event.device_id or "")):
+        for session in ended_by(event, self.sessions.of_event(event)):
             connection = session.connection
             if connection is None:
                 self.sessions.end(session, ReasonCode.NOT_AUTHORIZED, with_will=False)

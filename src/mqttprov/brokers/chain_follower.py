@@ -14,7 +14,7 @@ from typing import Final
 
 from mqttprov.brokers.broker_link import LinkLost
 from mqttprov.brokers.farewell import WIPE_CALL, body_of, why_not_wiped
-from mqttprov.brokers.gate_desk import INTERNAL, device_principal
+from mqttprov.brokers.gate_desk import INTERNAL, device_principal, operator_principals
 from mqttprov.brokers.gate_link import GateLink
 from mqttprov.brokers.standing_link import StandingLink
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent, Event, EventKind
@@ -182,6 +182,8 @@ class ChainFollower:
         body = body_of(event) if event.kind in _ACTED_ON else None
         if event.kind == EventKind.ROTATION_REQUESTED and body is not None:
             return _wipe_call(body.device or "", event.seq)
+        if event.kind in ENDS_SESSIONS and body is not None and body.operator:
+            return "\n".join(f"kick 0 0 {principal}" for principal in operator_principals(body.operator))
         if event.kind not in ENDS_SESSIONS or not event.device_id:
             return None
         name = self._name(event.device_id, body)

@@ -1,4 +1,4 @@
-"""What audit events bring about in a device's sessions, in whichever broker's process they are.
+"""What audit events bring about in the sessions of whom they name, in whichever broker's process they are.
 
 Ending a session, and saying farewell, is `farewell`'s and the broker's.
 """
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Leaving)
 
 
 def ended_by(event: ChainedEvent, sessions: Iterable[K]) -> list[K]:
-    """Give those of a device's sessions that an event ends: all, or those from before its transfer.
+    """Give those of the sessions that an event ends: all, or of a device those from before its transfer.
 
     A device that completes its transfer may have logged in with its new credentials before we meet the event.
     """

@@ -143,6 +143,11 @@ def device_principal(name: str) -> str:
     return f"d:{name}"
 
 
+def operator_principals(name: str) -> tuple[str, str]:
+    """Give what the gate calls an operator, in either role."""
+    return f"o:{name}", f"v:{name}"
+
+
 def _property(publish: Publish, key: str) -> str:
     """Give a user property that the gate adds. Raises KeyError."""
     return dict(publish.properties.user_properties)[key]

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from mqttprov.brokers.broker_link import KEEP_ALIVE_S, BrokerAddress, Link
+from mqttprov.core.credentials import RESPONDER_LOGIN
 from mqttprov.mqtt import Connect, LimitReachedError, Properties, ProtocolVersion, Publish, ReasonCode
 
 CONTROL_TOPIC: Final = "$CONTROL/provision/v1"
-USERNAME: Final = "_responder"
 # What is to be taken and not settled: more than the pipeline holds, which then tells the devices to come later. What is
 # beyond this and its own queue the broker drops, and a device whose request is lost waits for its reply in vain.
 RECEIVE_MAXIMUM: Final = 10_000
@@ -37,10 +37,10 @@ class GateLink(Link):
         self, address: BrokerAddress, password: str, on_message: Callable[["GateLink", Publish], None]
     ) -> None:
         connect = Connect(
-            f"{USERNAME}-{os.urandom(6).hex()}",
+            f"{RESPONDER_LOGIN}-{os.urandom(6).hex()}",
             version=ProtocolVersion.V5,
             keep_alive_s=KEEP_ALIVE_S,
-            username=USERNAME,
+            username=RESPONDER_LOGIN,
             password=password.encode(),
             properties=Properties(receive_maximum=RECEIVE_MAXIMUM),
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mqttprov.brokers.sessions import Session, identity_of
+from mqttprov.brokers.sessions import Session
 from mqttprov.core.login import Principal, Role
 from mqttprov.core.permissions import filters_of_device, inward, is_own_topic, may_subscribe, outward
 from mqttprov.mqtt import (
@@ -96,7 +96,7 @@ class Router:
 
     def retain(self, principal: Principal, message: Message, *, own: bool) -> bool:
         """Keep a retained message, or clear its topic; false if there is no room for it (P9)."""
-        kept = self.retained.keep(Retained(message, identity_of(principal), own), self._broker.now_s())
+        kept = self.retained.keep(Retained(message, principal.identity, own), self._broker.now_s())
         if not kept:
             _log.warning("a retained message of %s %s is not kept: no room", principal.role, principal.name)
         return kept

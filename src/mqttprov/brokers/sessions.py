@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from mqttprov.brokers.wheel import DeadlineWheel
+from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
-from mqttprov.core.login import Principal
+from mqttprov.core.login import Principal, identities_in
 from mqttprov.mqtt import DeliveryState, Message, ReasonCode, Verdict, Will
 
 if TYPE_CHECKING:
@@ -110,9 +111,13 @@ class Sessions:
         """Give the sessions of a device, the oldest first."""
         return self._by_principal.get(device_id, ())
 
+    def of_event(self, event: ChainedEvent) -> list[Session]:
+        """Give the sessions of the device or operator that an audit event names."""
+        return [each for identity in identities_in(event) for each in self._by_principal.get(identity, ())]
+
     def is_connected(self, principal: Principal, client_id: str) -> bool:
         """Tell whether somebody is connected as this principal with this client id."""
-        found = self._find(identity_of(principal), client_id)
+        found = self._find(principal.identity, client_id)
         return found is not None and found.connection is not None
 
     def connected_devices(self) -> Iterator[str]:
@@ -127,7 +132,7 @@ class Sessions:
         Only now, after the login, may a connection displace another one, and only one of the same principal. The caller
         sets `connection` once the client has been told; what `delivery` holds is resumed until then.
         """
-        identity = identity_of(principal)
+        identity = principal.identity
         for other in self._by_principal.get(identity, ()):
             # The older generation ended in the commit that activated this one (words.md).
             if other.principal.generation < principal.generation:
@@ -237,7 +242,7 @@ class Sessions:
 
     def forget(self, session: Session) -> None:
         """Take a session out of everything; a will that waits is published."""
-        identity = identity_of(session.principal)
+        identity = session.principal.identity
         others = tuple([each for each in self._by_principal.get(identity, ()) if each is not session])
         if others:
             self._by_principal[identity] = others
@@ -248,11 +253,6 @@ class Sessions:
         session.connection = session.delivery = None
         self._count(session)
         self._will_of(session)
-
-
-def identity_of(principal: Principal) -> str:
-    """Give what two sessions of the same principal share. Device ids are hex, so no operator can look like one."""
-    return principal.device_id or f"{principal.role}:{principal.name}"
 
 
 def _same_rights(before: Principal, now: Principal) -> bool:

@@ -293,7 +293,7 @@ class StockDesk:
 
     def publish_event(self, event: ChainedEvent) -> None:
         """Act on a committed audit event, and publish it to the operators who listen (QoS 1)."""
-        sessions = self.sessions.of_device(event.device_id or "")
+        sessions = self.sessions.of_event(event)
         if event.kind in ENDS_SESSIONS:
             self.farewells.begin(event, ended_by(event, sessions))
         elif event.kind == EventKind.ROTATION_REQUESTED:

@@ -18,8 +18,9 @@ from mqttprov.brokers.amqtt_seam import (
 )
 from mqttprov.brokers.stock_session import ENTER_TIMEOUT_S, PROVISIONING_TIMEOUT_S, StockSession, session_of
 from mqttprov.brokers.wheel import DeadlineWheel
+from mqttprov.core.audit import ChainedEvent
 from mqttprov.core.limits import MAX_SESSIONS_PER_DEVICE
-from mqttprov.core.login import Principal, Role
+from mqttprov.core.login import Principal, Role, identities_in
 from mqttprov.core.secrets import Keys
 
 _SHOWN_CLIENT_ID_CHARS: Final = 64
@@ -55,6 +56,10 @@ class StockSessions:
         """Give a device's sessions."""
         return list(self._by_identity.get(device_id, ()))
 
+    def of_event(self, event: ChainedEvent) -> list[StockSession]:
+        """Give the sessions of the device or operator that an audit event names."""
+        return [each for identity in identities_in(event) for each in self.of_identity(identity)]
+
     def of_device_named(self, name: str) -> list[StockSession]:
         """Give the sessions of the device with this name."""
         return list(self._by_identity.get(f"name:{name}", ()))
@@ -86,7 +91,7 @@ class StockSessions:
     def enter(self, session: AmqttSession, principal: Principal) -> StockSession:
         """Take in a session that has logged in; only now may it displace another one of the same principal."""
         client_id = session.client_id or ""
-        identity = identity_of(principal)
+        identity = principal.identity
         proof = self._keys.mac("amqtt-session", identity, client_id)[:32]
         key = f"{principal.name}/{client_id[:_SHOWN_CLIENT_ID_CHARS]}/{proof}"
         displaced = self._by_key.get(key)
@@ -229,15 +234,10 @@ class StockSessions:
                 await asyncio.sleep(0.01)  # amqtt is about to tell us of the connection
 
 
-def identity_of(principal: Principal) -> str:
-    """Give what two sessions of the same principal share. Device ids are hex, so no operator can look like one."""
-    return principal.device_id or f"{principal.role}:{principal.name}"
-
-
 def _groups(ours: StockSession) -> tuple[str, ...]:
     """Give the lists that a session is in: those of its identity, and of a device's name or of all who may listen."""
     principal = ours.principal
     if principal is None:
         return ()
     wider = f"name:{principal.name}" if principal.role is Role.DEVICE else "listeners"
-    return identity_of(principal), wider
+    return principal.identity, wider

@@ -61,6 +61,8 @@ def http_auth(
             Exit.USAGE,
         )
     joined = None
+    if broker is None and broker_ca is not None:
+        raise Failure("--broker-ca is for the connection to a broker; give --broker, too", Exit.USAGE)
     if broker is not None:
         try:
             address = parse_url(broker)

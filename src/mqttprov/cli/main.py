@@ -8,9 +8,10 @@ from typing import Annotated, Final
 
 import typer
 
+from mqttprov import __version__
 from mqttprov.cli import state
 from mqttprov.cli.errors import EXPECTED, Exit, exit_status
-from mqttprov.cli.output import say
+from mqttprov.cli.output import emit, say
 from mqttprov.core.audit import BrokenChain
 
 # Verb or noun -> its module; a command line loads only what it names, because building a parser takes its time.
@@ -38,11 +39,26 @@ _NOUNS: Final = {
 NAMES: Final = (*_VERBS, *_NOUNS)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        emit(f"mqttprov {__version__}")
+        raise typer.Exit
+
+
 def _before_the_verb(
     state_directory: Annotated[
         Path | None,
-        typer.Option("--state-dir", "--state", metavar="DIR", help="State directory; may also follow the verb."),
+        typer.Option(
+            "--state-dir",
+            "--state",
+            parser=state.directory,
+            metavar="DIR",
+            help="State directory; may also follow the verb.",
+        ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print name and version.")
+    ] = False,
 ) -> None:
     """Turn a provision key and secret into a device identity over MQTT."""
     state.remember_state(state_directory)

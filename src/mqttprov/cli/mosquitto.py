@@ -44,6 +44,8 @@ def install(
 
     Run again it changes only what is not right. With --system the state directory is /var/lib/mqttprov.
     """
+    if port == tls_port:
+        raise Failure(f"--port and --tls-port are both {port}; give MQTT over TLS a port of its own", Exit.USAGE)
     from mqttprov.admin import now_ms
     from mqttprov.brokers.mosquitto.gate_build import GateNotBuilt
     from mqttprov.brokers.mosquitto.install import Installation, InstallError

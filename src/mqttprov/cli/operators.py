@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from mqttprov.admin import OperatorRole
+from mqttprov.admin import NewPasswordUnconfirmed, OperatorRole
+from mqttprov.cli.asking import confirm
 from mqttprov.cli.output import emit_columns, emit_fields, emit_json, emit_json_rows, iso_time, say
 from mqttprov.cli.secret_files import told_once
 from mqttprov.cli.state import JsonOption, StateOption, administering
 
 app = typer.Typer(help="Operators: MQTT logins of people and programs behind the fleet.")
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the operator.")]
 
 
 @app.command()
@@ -24,13 +27,54 @@ def create(
     """Make an operator's login; prints its password this once."""
     with administering(state) as admin:
         password = admin.create_operator(name, role)
-    fields = {"name": name, "role": role.value, "password": password}
-    with told_once(f"operator {name!r} is made with a password", "make one with another name"):
+    _tell(
+        {"name": name, "role": role.value, "password": password},
+        f"operator {name!r} is made with a password",
+        json=json,
+    )
+
+
+def _tell(fields: dict[str, str], made: str, *, json: bool) -> None:
+    with told_once(made, f"give it another one: mqttprov operator rotate {fields['name']} --yes"):
         if json:
             emit_json(fields)
             return
         say("The password is shown this once:")
         emit_fields(fields)
+
+
+@app.command()
+def rotate(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give an operator's login a new password, shown this once; the old one and its sessions end at once."""
+    unconfirmed = None
+    with administering(state) as admin:
+        confirm(f"End the password of operator {name!r}, and its sessions?", yes=yes)
+        try:
+            password = admin.rotate_operator(name)
+        except NewPasswordUnconfirmed as error:
+            unconfirmed, password = error, error.password
+    _tell({"name": name, "password": password}, f"operator {name!r} has a new password", json=json)
+    if unconfirmed is not None:
+        raise unconfirmed
+
+
+@app.command()
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state: StateOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Remove an operator's login: it and its sessions end at once. The name may be given to another one."""
+    with administering(state) as admin:
+        confirm(f"Remove the login of operator {name!r}, and end its sessions?", yes=yes)
+        admin.remove_operator(name)
+    (emit_json if json else emit_fields)({"name": name, "removed": True})
 
 
 @app.command("list")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mqttprov.admin import Admin, DeviceLife, account, initialise
+from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_fields, emit_json, say
 from mqttprov.cli.secret_files import told_once
 from mqttprov.responder.state_directory import StateDirectory
@@ -20,11 +21,24 @@ ENVIRONMENT: Final = "MQTTPROV_STATE"
 _DEFAULT: Final = Path("mqttprov-state")
 _HELP: Final = f"State directory; else ${ENVIRONMENT}, else ./{_DEFAULT}."
 
+
+def directory(text: str) -> Path:
+    """Give the state directory that an option names. Raises `Failure` for none, as an unset shell variable leaves."""
+    if not text:
+        raise Failure("--state-dir names no directory: its value is empty; is a variable unset?", Exit.USAGE)
+    path = Path(text)
+    if path.exists() and not os.access(path, os.R_OK):
+        raise Failure(f"directory {text!r} is not readable by this user; run this as its owner", Exit.DENIED)
+    return path
+
+
 StateOption = Annotated[
-    Path | None, typer.Option("--state-dir", "--state", metavar="DIR", help=_HELP, show_default=False)
+    Path | None, typer.Option("--state-dir", "--state", parser=directory, metavar="DIR", help=_HELP, show_default=False)
 ]
 # Where `--state` is the lifecycle state of devices.
-OnlyStateDirOption = Annotated[Path | None, typer.Option("--state-dir", metavar="DIR", help=_HELP, show_default=False)]
+OnlyStateDirOption = Annotated[
+    Path | None, typer.Option("--state-dir", parser=directory, metavar="DIR", help=_HELP, show_default=False)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 OwnTopicsOption = Annotated[

@@ -20,7 +20,7 @@ from mqttprov.cli.errors import Exit, Failure
 from mqttprov.cli.output import emit_columns, emit_json, say
 from mqttprov.cli.request import FROM_FILE_HELP, KeyOption
 from mqttprov.cli.simulate import progress_console
-from mqttprov.cli.state import JsonOption
+from mqttprov.cli.state import JsonOption, directory
 
 if TYPE_CHECKING:
     from mqttprov_simulator.report.result import RunResult
@@ -77,7 +77,8 @@ ClusterOption = Annotated[
 ]
 SecretFileOption = Annotated[Path | None, typer.Option(metavar="F", help=f"Of a URL's target: {FROM_FILE_HELP}")]
 StateDirOption = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Of a URL's target: its state directory.")
+    Path | None,
+    typer.Option("--state-dir", parser=directory, metavar="DIR", help="Of a URL's target: its state directory."),
 ]
 CaOption = Annotated[
     Path | None, typer.Option("--tls-ca", metavar="FILE", help="Of a URL's target: CA of its certificate (PEM).")
@@ -191,7 +192,14 @@ def place(
     """Put together where a scenario is run. Raises Failure."""
     from mqttprov_simulator.running.playing import Where
     from mqttprov_simulator.running.values import TokenKey
+    from mqttprov_simulator.targets.addresses import addresses
+    from mqttprov_simulator.targets.target import TargetError
 
+    if target not in {"embedded", "mosquitto"}:
+        try:
+            addresses(target)
+        except TargetError as error:
+            raise Failure(str(error), Exit.USAGE) from error
     token = None
     if secret_file is not None:
         token = TokenKey(*values.registration_token(key, values.text_from_file(secret_file)))

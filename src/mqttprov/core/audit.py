@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     TOKEN_REVOKED = "token-revoked"  # noqa: S105 - a kind of event
     TOKEN_ROTATED = "token-rotated"  # noqa: S105 - a kind of event
     OPERATOR_CREATED = "operator-created"
+    OPERATOR_ROTATED = "operator-rotated"
+    OPERATOR_REMOVED = "operator-removed"
     DEVICE_CREATED = "device-created"
     PROVISIONED = "provisioned"
     REPROVISIONED = "reprovisioned"
@@ -52,8 +54,16 @@ class EventKind(StrEnum):
     AUTHORITY_RETIRED = "authority-retired"
 
 
-# A broker that meets one of these ends the sessions of the device that it names (P7).
-ENDS_SESSIONS: Final = frozenset({EventKind.SUSPENDED, EventKind.DECOMMISSIONED, EventKind.TRANSFER_COMPLETED})
+# A broker that meets one of these ends the sessions of the device or operator that it names (P7).
+ENDS_SESSIONS: Final = frozenset(
+    {
+        EventKind.SUSPENDED,
+        EventKind.DECOMMISSIONED,
+        EventKind.TRANSFER_COMPLETED,
+        EventKind.OPERATOR_ROTATED,
+        EventKind.OPERATOR_REMOVED,
+    }
+)
 
 # A login that was decided before one of these, and arrives after it, is decided again.
 CHANGES_LOGINS: Final = ENDS_SESSIONS | {EventKind.LABELLED}
@@ -65,7 +75,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     `actor` is who acted ("device" or "cli:<user>"), `source` the address it came from, `ref` the id that the reply
     carried, `count` how many requests an aggregated event stands for, `text` what was changed or said,
     `wait_s` how long a broker shall wait for the device before it ends its sessions, `owner` and `to_owner` whose the
-    device is or was, and to whom it is transferred or given, `labels` the labels that it has from now on.
+    device is or was, and to whom it is transferred or given, `labels` the labels that it has from now on, `operator`
+    whose MQTT login was changed.
     """
 
     kind: EventKind
@@ -89,6 +100,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", gc=
     owner: str | None = None
     to_owner: str | None = None
     labels: dict[str, str] | None = None
+    operator: str | None = None
 
 
 class ChainedEvent(msgspec.Struct, frozen=True, gc=False):

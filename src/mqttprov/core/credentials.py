@@ -12,6 +12,7 @@ from mqttprov.core.model import Credential, CredentialsType, Device, Profile
 from mqttprov.core.requests import Granted, ProvisionRequest, Reason
 from mqttprov.core.secrets import Keys, equal
 
+RESPONDER_LOGIN = "_responder"  # the user name of the responder, where it is a client of a broker
 PROVISION_LOGIN = "provision"  # the user name or client id of a provisioning session (thingsboard.md rule 2)
 
 

@@ -307,6 +307,16 @@ def _owner(name: str | None) -> str:
     return f"owner {name!r}" if name else "nobody"
 
 
+def _login(done: str) -> Callable[[Event], str]:
+    """Say what was done to an operator's MQTT login."""
+
+    def say(event: Event) -> str:
+        whose = f" of operator {event.operator!r}" if event.operator else ""
+        return f"{event.actor} {done.format(login=f'the MQTT login{whose}')}; its sessions ended."
+
+    return say
+
+
 def _transfer(done: str) -> Callable[[Event], str]:
     """Say what was done about a transfer, with both sides and the remark that came with it."""
 
@@ -326,6 +336,8 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[Event], str]]] = {
     EventKind.TOKEN_UPDATED: _changed,
     EventKind.TOKEN_REVOKED: lambda e: f"{e.actor} revoked {_token(e)} of {_profile(e)}.",
     EventKind.OPERATOR_CREATED: lambda e: f"{e.actor} made an MQTT login: {e.text}.",
+    EventKind.OPERATOR_ROTATED: _login("gave {login} a new password"),
+    EventKind.OPERATOR_REMOVED: _login("removed {login}"),
     EventKind.DEVICE_CREATED: lambda e: f"{e.actor} made {_device(e)} in {_profile(e)}; it may now provision itself.",
     EventKind.PROVISIONED: lambda e: f"{_provisioned(e, 'its first credentials')}.",
     EventKind.REPROVISIONED: lambda e: f"{_provisioned(e, 'new credentials')}.",

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from mqttprov.core.audit import Event, EventKind
+from mqttprov.core.audit import ChainedEvent, Event, EventKind, parse_body
 from mqttprov.core.credentials import (
     basic_login_key,
     certificate_login_key,
@@ -42,6 +42,22 @@ class Principal(msgspec.Struct, frozen=True):
     subscribe_topics: tuple[str, ...] = ()
     rotation_due: bool = False  # an operator wants it to fetch a newer generation than the one it came with
     labels: dict[str, str] = {}
+
+    @property
+    def identity(self) -> str:
+        """What two sessions of the same principal share. Device ids are hex, so no operator can look like one."""
+        return self.device_id or f"{self.role}:{self.name}"
+
+
+def identities_in(event: ChainedEvent) -> tuple[str, ...]:
+    """Give whose sessions an audit event is about: a device's, or an operator's in either role."""
+    if event.device_id:
+        return (event.device_id,)
+    try:
+        operator = parse_body(event.body)[1].operator
+    except ValueError:  # it was damaged in the store, and names nobody
+        return ()
+    return () if operator is None else (f"{Role.OPERATOR}:{operator}", f"{Role.OBSERVER}:{operator}")
 
 
 class LoginAttempt(msgspec.Struct, frozen=True, gc=False):

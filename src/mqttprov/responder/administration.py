@@ -7,6 +7,7 @@ Those on profiles, registration tokens and thousands of devices are in `profile_
 
 from mqttprov.core import names
 from mqttprov.core.audit import EventKind
+from mqttprov.core.credentials import PROVISION_LOGIN, RESPONDER_LOGIN
 from mqttprov.core.facts import CreateDevice
 from mqttprov.core.login import operator_verifier
 from mqttprov.core.model import Device, LifecycleState, OperatorRole, Profile
@@ -70,8 +71,35 @@ class Administration(ProfileActions, DeviceImport, DeviceLabels):
     def create_operator(self, name: str, role: OperatorRole) -> str:
         """Make an operator's MQTT login; gives its password this once. Raises `Conflict` and `names.InvalidName`."""
         names.check_object_name("operator", name)
+        _check_not_built_in(name)
         password = new_password(self._entropy(SECRET_ENTROPY_BYTES))
         with self._store.write() as transaction:
             transaction.add_operator(name, role, operator_verifier(self._keys, name, password), self._now_ms())
             transaction.append([self._event(EventKind.OPERATOR_CREATED, text=f"{role} {name}")])
         return password
+
+    def rotate_operator(self, name: str) -> str:
+        """Give an operator's login a new password, told this once. The old one ends with the commit, sessions after it.
+
+        Raises `NotFound`, and `names.InvalidName` for a login that is mqttprov's own.
+        """
+        password = new_password(self._entropy(SECRET_ENTROPY_BYTES))
+        self._put_operator(name, operator_verifier(self._keys, name, password), EventKind.OPERATOR_ROTATED)
+        return password
+
+    def remove_operator(self, name: str) -> None:
+        """End an operator's login for good; another one may be made with the name. Raises as `rotate_operator`."""
+        self._put_operator(name, None, EventKind.OPERATOR_REMOVED)
+
+    def _put_operator(self, name: str, verifier: str | None, kind: EventKind) -> None:
+        with self._store.write() as transaction:
+            if transaction.reader().find_operator(name) is None:
+                _check_not_built_in(name)
+                raise NotFound(f"there is no operator named {name!r}; see: mqttprov operator list")
+            transaction.put_operator(name, verifier)
+            transaction.append([self._event(kind, operator=name)])
+
+
+def _check_not_built_in(name: str) -> None:
+    if name in {PROVISION_LOGIN, RESPONDER_LOGIN}:
+        raise names.InvalidName(f"{name!r} is a login of mqttprov itself, no operator's; take another name")

@@ -27,6 +27,17 @@ class BrokerSilent(Exception):  # noqa: N818 - it names what is wrong
     """What was asked is committed, but a running broker did not confirm that it acts on it."""
 
 
+class NewPasswordUnconfirmed(BrokerSilent):
+    """An operator's new password stands, but sessions under the old one are not known to have ended.
+
+    `password` is the new one, told this once.
+    """
+
+    def __init__(self, text: str, password: str) -> None:
+        super().__init__(text)
+        self.password = password
+
+
 def bind(state: Path, name: str) -> socket.socket:
     """Make this broker's doorbell and remove those of brokers that are gone. Raises `OSError`."""
     folder = state / FOLDER
@@ -90,7 +101,7 @@ def _confirmed(path: Path, caller: socket.socket, until_s: float) -> bool:
     while not answer.endswith(b"\n"):
         if not select.select([caller], [], [], max(0.0, until_s - time.monotonic()))[0]:
             raise BrokerSilent(
-                f"it is committed, but the running broker ({path.stem}) did not confirm in time that the device's "
+                f"it is committed, but the running broker ({path.stem}) did not confirm in time that the "
                 "sessions have ended; new logins are refused. Look at its log, or restart it"
             )
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from mqttprov.core.audit import CHANGES_LOGINS, ChainedEvent, Event, EventKind
 from mqttprov.core.credentials import Sign, certificate_login_key
 from mqttprov.core.factory import asked_by
-from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal
+from mqttprov.core.login import Holder, Login, LoginAttempt, LoginRefusal, identities_in
 from mqttprov.core.model import LifecycleState
 from mqttprov.core.names import fold
 from mqttprov.core.requests import (
@@ -99,7 +99,7 @@ class Responder:
         self._pipeline = Pipeline(self._processor, self._hand_over)
         self._outbox: Outbox | None = None
         self._revocations = 0
-        self._revoked: dict[str, int] = {}  # device id -> number of the revocation, the last ones
+        self._revoked: dict[str, int] = {}  # identity -> number of the revocation, the last ones
 
     def start(self) -> None:
         """Start the writer."""
@@ -237,17 +237,17 @@ class Responder:
         def decided(login: Login) -> None:
             if mark != self._revocations and login.principal is not None:
                 forgotten = self._revocations - mark > MAX_REVOKED
-                if forgotten or self._revoked.get(login.principal.device_id, 0) > mark:
+                if forgotten or self._revoked.get(login.principal.identity, 0) > mark:
                     self.login(attempt, source, done)
                     return
             self._tell_login(attempt, login, source, done)
 
         return decided
 
-    def _note_revoked(self, device_id: str) -> None:
+    def _note_revoked(self, identity: str) -> None:
         self._revocations += 1
-        self._revoked.pop(device_id, None)
-        self._revoked[device_id] = self._revocations
+        self._revoked.pop(identity, None)
+        self._revoked[identity] = self._revocations
         if len(self._revoked) > MAX_REVOKED:
             del self._revoked[next(iter(self._revoked))]
 
@@ -282,8 +282,9 @@ class Responder:
         """Publish audit events from where the store says; `tick` does the work."""
 
         def take(event: ChainedEvent) -> None:
-            if event.kind in CHANGES_LOGINS and event.device_id:
-                self._note_revoked(event.device_id)
+            if event.kind in CHANGES_LOGINS:
+                for identity in identities_in(event):
+                    self._note_revoked(identity)
             publish(event)
 
         self._outbox = Outbox(self._reader, take, lambda seq: (self._pipeline.submit(PublishedJob(seq)), None)[1])

@@ -366,6 +366,9 @@ class WriteTransaction(Protocol):
     def add_operator(self, name: str, role: OperatorRole, verifier: str, created_ms: int) -> None:
         """Store an operator's login. Raises `Conflict`."""
 
+    def put_operator(self, name: str, verifier: str | None) -> None:
+        """Store a login's new verifier, or with None remove the login."""
+
     def put_authority(self, authority: AuthorityRow) -> None:
         """Store a certificate authority, or the new state of one that is stored."""
 

@@ -292,6 +292,13 @@ class SqliteTransaction:
         with _unique(f"an operator named {name!r} exists already"):
             self._connection.execute(STATEMENTS["insert_operator"], (name, role, verifier, created_ms))
 
+    def put_operator(self, name: str, verifier: str | None) -> None:
+        """Change or remove a login (`WriteTransaction.put_operator`)."""
+        if verifier is None:
+            self._connection.execute(STATEMENTS["delete_operator"], (name,))
+        else:
+            self._connection.execute(STATEMENTS["update_operator"], (verifier, name))
+
     def put_authority(self, authority: AuthorityRow) -> None:
         """Store a certificate authority (`WriteTransaction.put_authority`)."""
         self._connection.execute(STATEMENTS["put_authority"], (authority.certificate, authority.state))

@@ -175,6 +175,12 @@ SELECT name, role, created_ms FROM operator ORDER BY name;
 -- name: insert_operator
 INSERT INTO operator (name, role, verifier, created_ms) VALUES (?, ?, ?, ?);
 
+-- name: update_operator
+UPDATE operator SET verifier = ? WHERE name = ?;
+
+-- name: delete_operator
+DELETE FROM operator WHERE name = ?;
+
 -- Not those that came in by a chain: their authority is trusted, or they are not.
 -- name: knows_certificate
 SELECT EXISTS (SELECT 1 FROM credential

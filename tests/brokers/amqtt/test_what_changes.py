@@ -11,6 +11,7 @@ from tests.brokers.certificates import DeviceKey
 from tests.brokers.harness import Running, eventually
 from tests.brokers.test_authorities import act, care, certificate, until
 from tests.brokers.test_device_life import life, token_of
+from tests.brokers.test_operator_logins import assert_that_logins_end
 from tests.brokers.test_transfers import provision, token_for
 from tests.brokers.test_watching import forget_use, in_use, labels
 
@@ -75,3 +76,8 @@ async def test_a_transfer_ends_the_old_owner_s_sessions_before_the_new_one_is_an
     offered = await act(lambda: life(broker).transfer("gw-1", "globex"))
     assert (await provision(broker, globex, claimCode=offered.claim_code))["status"] == "SUCCESS"
     await old.wait_closed()
+
+
+async def test_an_operator_s_login_ends_with_its_sessions(broker: Running) -> None:
+    """A new password, and a login that is removed, end what stands under the old one (P7)."""
+    await assert_that_logins_end(broker)

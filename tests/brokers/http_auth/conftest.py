@@ -15,6 +15,7 @@ from mqttprov.brokers.http_auth.adapter import Adapter, Question
 from mqttprov.brokers.http_auth.desk import Desk
 from mqttprov.brokers.responder_run import now_ms
 from mqttprov.core.model import OperatorRole
+from mqttprov.responder.administration import Administration
 from mqttprov.responder.service import Responder
 from mqttprov.responder.state_directory import StateDirectory
 
@@ -59,7 +60,12 @@ class Front:
 
     def operator(self, name: str) -> str:
         """Make an operator; give the password."""
-        return self.state.administration(ACTOR, now_ms, os.urandom).create_operator(name, OperatorRole.OPERATOR)
+        return self.administration.create_operator(name, OperatorRole.OPERATOR)
+
+    @property
+    def administration(self) -> Administration:
+        """Operator actions, as another process does them."""
+        return self.state.administration(ACTOR, now_ms, os.urandom)
 
     def suspend(self, name: str) -> None:
         """Suspend a device, as another process does."""

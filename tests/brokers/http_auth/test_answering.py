@@ -94,6 +94,17 @@ async def test_guests_are_let_in_while_the_link_stands(front: Front, join: Serve
     others.close()
 
 
+async def test_an_operator_s_sessions_end_by_their_client_ids(front: Front, join: Serve) -> None:
+    """A new password ends what stands under the old one, by a connection with its client id (P7)."""
+    joined = await join(Server)
+    await joined.desk.authenticate(LoginAttempt("desk-1", "ops", front.operator("ops")), "")
+    front.responder.open_outbox(joined.routed.publish_event)
+    front.administration.rotate_operator("ops")
+    await joined.routed.act(front.reader.head().seq)
+    (ending,) = joined.connections
+    assert ending.client_id == "desk-1"
+
+
 @pytest.mark.parametrize("name", ["emqx", "vernemq", "rabbitmq"])
 async def test_each_broker_is_told_in_its_own_form(front: Front, name: str) -> None:
     """An explicit refusal while nobody would answer, and none afterwards: it is not remembered (P10)."""

@@ -5,8 +5,9 @@ from unittest.mock import patch
 from tests.brokers.http_auth.conftest import Front
 
 from mqttprov.brokers.http_auth import desk as desk_module
-from mqttprov.brokers.http_auth.desk import REFUSED_FOR_S, SERVICE_LOGIN, Desk, Refusal
-from mqttprov.core.login import LoginAttempt, Principal, Role
+from mqttprov.brokers.http_auth.desk import REFUSED_FOR_S, Desk, Refusal
+from mqttprov.core.credentials import RESPONDER_LOGIN
+from mqttprov.core.login import LoginAttempt, Principal, Role, identities_in
 from mqttprov.core.routed import Guest, Service
 
 GUEST_ID = "an-id-that-nobody-guesses-1"
@@ -139,10 +140,10 @@ async def test_a_guest_whom_nobody_would_answer_is_refused(front: Front) -> None
 
 async def test_the_responder_logs_in_with_what_only_the_state_knows(front: Front) -> None:
     """A device that took its name as token gets nowhere (P6)."""
-    assert isinstance(await login(front.desk, SERVICE_LOGIN, front.desk.password), Service)
-    await front.provision("gw-1", token=SERVICE_LOGIN)
-    assert isinstance(await login(front.desk, SERVICE_LOGIN, ""), Refusal)
-    assert isinstance(await login(front.desk, SERVICE_LOGIN, "\u00fc"), Refusal)
+    assert isinstance(await login(front.desk, RESPONDER_LOGIN, front.desk.password), Service)
+    await front.provision("gw-1", token=RESPONDER_LOGIN)
+    assert isinstance(await login(front.desk, RESPONDER_LOGIN, ""), Refusal)
+    assert isinstance(await login(front.desk, RESPONDER_LOGIN, "\u00fc"), Refusal)
 
 
 async def test_nobody_is_nobody(front: Front) -> None:
@@ -151,3 +152,18 @@ async def test_nobody_is_nobody(front: Front) -> None:
     assert isinstance(await login(front.desk, None, None), Refusal)
     assert front.desk.identify("c-1", "stranger") is None
     assert front.desk.identify("c-1", None) is None
+
+
+async def test_an_operator_s_rights_end_with_the_password(front: Front) -> None:
+    """A session under the old one may do nothing more, its client id is free, and it is known which are to be ended."""
+    password = front.operator("ops")
+    assert isinstance(await login(front.desk, "ops", password), Principal)
+    renewed = front.administration.rotate_operator("ops")
+    assert front.desk.identify("c-1", "ops") is None
+    assert isinstance(await login(front.desk, "ops", password), Refusal)
+    assert isinstance(await login(front.desk, "ops", renewed, "c-2"), Principal)
+    assert isinstance(front.desk.identify("c-2", "ops"), Principal)
+    event = list(front.reader.events())[-1]
+    assert front.desk.client_ids_of(*identities_in(event)) == ["c-1", "c-2"]
+    front.administration.remove_operator("ops")
+    assert front.desk.identify("c-2", "ops") is None

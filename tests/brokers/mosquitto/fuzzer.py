@@ -13,7 +13,8 @@ from tests.brokers.harness import Client
 from tests.brokers.mosquitto.beside import PASSWORD
 
 from mqttprov.brokers.gate_desk import SHARED_FILTERS
-from mqttprov.brokers.gate_link import CONTROL_TOPIC, USERNAME
+from mqttprov.brokers.gate_link import CONTROL_TOPIC
+from mqttprov.core.credentials import RESPONDER_LOGIN
 from mqttprov.core.permissions import REQUEST_TOPIC, RESPONSE_TOPIC
 from mqttprov.mqtt import (
     Connect,
@@ -85,7 +86,7 @@ class Fuzzer:
         rng = self._random
         username, password = rng.choice(
             [*self._logins, ("provision", None), ("provision", "x"), (self._text(), None), (self._text(), self._text()),
-             (None, None), (USERNAME, "wrong"), ("d:gw-1", None), ("p" * 4000, "q" * 4000)]
+             (None, None), (RESPONDER_LOGIN, "wrong"), ("d:gw-1", None), ("p" * 4000, "q" * 4000)]
         )  # fmt: skip
         v5 = version is ProtocolVersion.V5
         will = None
@@ -201,9 +202,9 @@ class Fuzzer:
         rng = self._random
         while not stopped():
             connect = Connect(
-                f"{USERNAME}-{rng.randrange(4)}",
+                f"{RESPONDER_LOGIN}-{rng.randrange(4)}",
                 version=ProtocolVersion.V5,
-                username=USERNAME,
+                username=RESPONDER_LOGIN,
                 password=PASSWORD.encode(),
             )
             client = await Client.open(self._port, connect)

@@ -11,8 +11,8 @@ import pytest
 from tests.brokers.harness import ACTOR, Client, new_state
 from tests.brokers.mosquitto.beside import PASSWORD, Mosquitto, make_devices
 
-from mqttprov.brokers.gate_link import USERNAME
 from mqttprov.brokers.responder_run import now_ms
+from mqttprov.core.credentials import RESPONDER_LOGIN
 from mqttprov.core.model import OperatorRole
 from mqttprov.mqtt import Connect, ProtocolVersion, ReasonCode
 from mqttprov.responder.state_directory import StateDirectory
@@ -163,7 +163,7 @@ async def test_it_fails_closed_and_recovers(gated: Gated, fault: str, when: str)
         assert await gated.codes() == {ReasonCode.SUCCESS}
     with FAULTS[fault](gated.database):
         assert await gated.codes() == {ReasonCode.NOT_AUTHORIZED}
-        assert await gated.code(USERNAME, PASSWORD) == ReasonCode.SUCCESS
+        assert await gated.code(RESPONDER_LOGIN, PASSWORD) == ReasonCode.SUCCESS
     assert gated.complaints() == 1
     assert await gated.codes() == {ReasonCode.SUCCESS}
     assert await gated.code("a guess") == ReasonCode.NOT_AUTHORIZED

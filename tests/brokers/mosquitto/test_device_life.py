@@ -9,6 +9,7 @@ from tests.brokers.harness import ask, request_bytes
 from tests.brokers.mosquitto.beside import Beside
 from tests.brokers.mosquitto.test_first_registration import until_state
 from tests.brokers.test_device_life import CALLS, REMOVED, act, answer, kinds, life
+from tests.brokers.test_operator_logins import assert_that_logins_end
 
 from mqttprov.brokers.farewell import WIPE_CALL
 from mqttprov.core.model import Profile, ReprovisionPolicy
@@ -195,3 +196,8 @@ async def test_what_was_decided_without_a_responder_is_done_when_it_returns(besi
     await device.wait_closed()
     await until_state(beside, "gw-2", "active")
     await first.ping()
+
+
+async def test_an_operator_s_login_ends_with_its_sessions(beside: Beside) -> None:
+    """A new password, and a login that is removed, end what stands under the old one (P7)."""
+    await assert_that_logins_end(beside)

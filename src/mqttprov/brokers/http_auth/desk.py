@@ -13,19 +13,28 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from mqttprov.core.credentials import PROVISION_LOGIN
-from mqttprov.core.login import Login, LoginAttempt, LoginRefusal, Principal, Role, login_keys, login_with
+from mqttprov.core.credentials import PROVISION_LOGIN, RESPONDER_LOGIN
+from mqttprov.core.login import (
+    Login,
+    LoginAttempt,
+    LoginRefusal,
+    Principal,
+    Role,
+    login_keys,
+    login_with,
+    operator_verifier,
+)
 from mqttprov.core.routed import Guest, Service, Who, is_unguessable
 from mqttprov.core.secrets import Keys
 from mqttprov.responder.service import Responder
 from mqttprov.store.protocol import Reader, StoreUnavailable
 
-SERVICE_LOGIN: Final = "_responder"
 LOGIN_TIMEOUT_S: Final = 5.0
 REFUSED_FOR_S: Final = 2.0  # a refusal is repeated for so long without asking; a permission never
 MAX_REFUSED: Final = 10_000
 MAX_HELD: Final = 100_000
 MAX_ENDED: Final = 16  # client ids of one device whose sessions are ended
+MAX_ENDED_OF_OPERATOR: Final = 256  # a program that publishes now and then takes a new one each time
 _NEVER_CACHED: Final = frozenset({LoginRefusal.UNAVAILABLE})
 
 V = TypeVar("V")
@@ -39,12 +48,21 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Who came last under a client id: its login keys tell the credential again, `who` the device or operator."""
+    """Who came last under a client id. Login keys tell a device's credential again, `verifier` an operator's password.
+
+    It is None for an operator who was let in before this process began.
+    """
 
     role: Role
     name: str
     device_id: str
     keys: tuple[str, ...]
+    verifier: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Whose sessions there are under this client id, as `Principal.identity`."""
+        return Principal(self.role, self.name, self.device_id).identity
 
 
 class Desk:
@@ -75,7 +93,7 @@ class Desk:
 
     async def authenticate(self, attempt: LoginAttempt, source: str) -> Who | Refusal:
         """Tell who a CONNECT is from. A first login has been recorded when this returns."""
-        if attempt.username == SERVICE_LOGIN:
+        if attempt.username == RESPONDER_LOGIN:
             known = hmac.compare_digest((attempt.password or "").encode(), self.password.encode())
             return Service() if known else Refusal(LoginRefusal.WRONG_PASSWORD)
         if PROVISION_LOGIN in {attempt.username, attempt.client_id}:
@@ -123,14 +141,16 @@ class Desk:
         if held is not None and (held.role, held.name) != (principal.role, principal.name) and self._still_may(held):
             _log.warning("%s came with the client id of %s and was refused", principal.name, held.name)
             return Refusal("the client id is another's")
-        mine = Held(principal.role, principal.name, principal.device_id, login_keys(attempt, self._keys))
+        shown = operator_verifier(self._keys, principal.name, attempt.password or "")
+        verifier = None if principal.role is Role.DEVICE else shown
+        mine = Held(principal.role, principal.name, principal.device_id, login_keys(attempt, self._keys), verifier)
         _put(self._held, attempt.client_id, mine)
         return principal
 
     def _still_may(self, held: Held) -> bool:
         try:
             if held.role is not Role.DEVICE:
-                return self._reader.find_operator(held.name) is not None
+                return self._operator(held.name, held.verifier) is not None
             return any(self._reader.find_logins(held.keys)) and self._principal(held.keys, held.device_id) is not None
         except StoreUnavailable:
             return True
@@ -147,7 +167,7 @@ class Desk:
 
     def identify(self, client_id: str, username: str | None) -> Who | None:
         """Tell who is behind a session that was let in, by what the broker still knows of it; None: nobody now."""
-        if username == SERVICE_LOGIN:
+        if username == RESPONDER_LOGIN:
             return Service()
         if PROVISION_LOGIN in {username, client_id}:
             return Guest(client_id) if is_unguessable(client_id) and client_id not in self._held else None
@@ -162,7 +182,7 @@ class Desk:
         keys = login_keys(LoginAttempt(client_id, username, ""), self._keys) if username else ()
         if held is not None and (not keys or not held.keys or keys[0] == held.keys[0]):
             if held.role is not Role.DEVICE:
-                return self._operator(held.name)
+                return self._operator(held.name, held.verifier)
             return self._principal(held.keys, held.device_id)
         if not username:
             return None
@@ -173,9 +193,12 @@ class Desk:
             _put(self._held, client_id, Held(who.role, who.name, who.device_id, keys))
         return who
 
-    def _operator(self, name: str) -> Principal | None:
+    def _operator(self, name: str, verifier: str | None = None) -> Principal | None:
+        """Give the operator of this name, None if that login is removed or has another password by now."""
         facts = self._reader.find_operator(name)
-        return None if facts is None else Principal(Role(facts.role), facts.name)
+        if facts is None or verifier not in {None, facts.verifier}:
+            return None
+        return Principal(Role(facts.role), facts.name)
 
     def _principal(self, keys: tuple[str, ...], device_id: str | None) -> Principal | None:
         """Give the device that the login keys name, None if it may not log in, or if they name several."""
@@ -193,9 +216,11 @@ class Desk:
         """Take note of where a provisioning session comes from."""
         _put(self._sources, client_id, source)
 
-    def client_ids_of(self, device_id: str) -> list[str]:
-        """Give the client ids under which a device came, the last ones."""
-        return [client_id for client_id, held in self._held.items() if held.device_id == device_id][-MAX_ENDED:]
+    def client_ids_of(self, *identities: str) -> list[str]:
+        """Give the client ids under which a device came, or an operator in either role: the last ones."""
+        found = [(client_id, held) for client_id, held in self._held.items() if held.identity in identities]
+        most = MAX_ENDED if all(held.role is Role.DEVICE for _, held in found) else MAX_ENDED_OF_OPERATOR
+        return [client_id for client_id, _ in found[-most:]]
 
 
 def service_password(keys: Keys) -> str:

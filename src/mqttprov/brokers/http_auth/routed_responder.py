@@ -14,9 +14,11 @@ from typing import Final
 
 from mqttprov.brokers.broker_link import KEEP_ALIVE_S, BrokerAddress, Link, LinkLost
 from mqttprov.brokers.http_auth.answering import Answering
-from mqttprov.brokers.http_auth.desk import SERVICE_LOGIN, Desk
+from mqttprov.brokers.http_auth.desk import Desk
 from mqttprov.brokers.standing_link import CONNECT_TIMEOUT_S, StandingLink
 from mqttprov.core.audit import ENDS_SESSIONS, ChainedEvent
+from mqttprov.core.credentials import RESPONDER_LOGIN
+from mqttprov.core.login import identities_in
 from mqttprov.core.permissions import AUDIT_PREFIX
 from mqttprov.core.requests import Outcome
 from mqttprov.core.routed import REQUEST_FILTERS, requester_of
@@ -53,7 +55,7 @@ class RoutedResponder:
             client_id,
             version=ProtocolVersion.V311,
             keep_alive_s=KEEP_ALIVE_S,
-            username=SERVICE_LOGIN,
+            username=RESPONDER_LOGIN,
             password=self._desk.password.encode(),
         )
         return Link(connect, on_message)
@@ -95,8 +97,8 @@ class RoutedResponder:
 
     def publish_event(self, event: ChainedEvent) -> None:
         """Act on a committed audit event, and publish it to the operators who listen."""
-        if event.kind in ENDS_SESSIONS and event.device_id:
-            for client_id in self._desk.client_ids_of(event.device_id):
+        if event.kind in ENDS_SESSIONS:
+            for client_id in self._desk.client_ids_of(*identities_in(event)):
                 task = asyncio.get_running_loop().create_task(self._end(client_id))
                 self._endings.add(task)
                 task.add_done_callback(self._endings.discard)

@@ -69,8 +69,6 @@ class Installation:
 
     def run(self, port: int, tls_port: int | None) -> Installed:
         """Write everything. Raises `InstallError`, `GateNotBuilt`, `StateError` and `OSError`."""
-        if port == tls_port:
-            raise InstallError(f"--port and --tls-port are both {port}; give MQTT over TLS a port of its own")
         for path in (self._places.configuration, self._places.state):
             if not str(path).isprintable():
                 raise InstallError(f"{str(path)!r} cannot be written into a configuration; choose another directory")
